@@ -1,0 +1,75 @@
+"""METRO on the embedded human: no download, no licence, a few minutes on two cores.
+
+Run:    python -m metro_jax.train --config=configs/synthetic.py --workdir=runs/synthetic
+        --config=configs/synthetic.py:full  the paper's network on the same people, for a GPU
+        --config=configs/synthetic.py:tiny  seconds; for tests
+Source: our own renderings of the embedded body (metro_jax/body/assets).
+"""
+
+from ml_collections import ConfigDict
+
+from metro_jax import config as base
+
+
+def get_config(variant: str = "small") -> ConfigDict:
+  """The config of a variant: "small" (two cores), "full" (a GPU) or "tiny" (tests)."""
+  variants = {"small": _small, "full": _full, "tiny": _tiny}
+  if variant not in variants:
+    raise ValueError(
+      f"configs/synthetic.py: expected one of {', '.join(variants)}, got {variant!r}"
+    )
+  config = base.get_config()
+  config.model.upsampling_init = "barycentric"
+  variants[variant](config)
+  return config
+
+
+def _full(config: ConfigDict) -> None:
+  config.train.batch_size = 64
+  config.eval.batch_size = 64
+  config.train.num_steps = 100_000
+
+
+def _small(config: ConfigDict) -> None:
+  config.body.levels = (6890, 1723, 431, 108)
+  config.loss.vertex_levels = (1.0, 1.0, 1.0, 1.0)
+  config.data.image_px = 96
+  config.data.synthetic.image_px = 112
+  config.data.synthetic.train_examples = 6_000
+  config.data.synthetic.validation_examples = 300
+  config.data.synthetic.test_examples = 1_000
+  config.model.backbone = "resnet18"
+  config.model.backbone_width = 32
+  config.model.hidden_widths = (128, 64, 64)
+  config.model.output_widths = (64, 64, 3)
+  config.model.feedforward_widths = (256, 128, 128)
+  config.model.num_layers = 2
+  config.model.max_positions = 128
+  config.model.dropout = 0.0
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.schedule = "cosine"
+  config.train.batch_size = 32
+  config.train.num_steps = 1_000
+  config.train.validate_every = 250
+  config.train.checkpoint_every = 250
+  config.eval.batch_size = 64
+
+
+def _tiny(config: ConfigDict) -> None:
+  _small(config)
+  config.data.image_px = 32
+  config.data.synthetic.image_px = 40
+  config.data.synthetic.train_examples = 24
+  config.data.synthetic.validation_examples = 6
+  config.data.synthetic.test_examples = 10
+  config.model.backbone_width = 8
+  config.model.hidden_widths = (16, 16)
+  config.model.output_widths = (16, 3)
+  config.model.feedforward_widths = (32, 32)
+  config.model.num_layers = 1
+  config.train.batch_size = 8
+  config.train.num_steps = 6
+  config.train.log_every = 2
+  config.train.validate_every = 3
+  config.train.checkpoint_every = 3
+  config.eval.batch_size = 8

@@ -1,0 +1,248 @@
+"""The base config: every setting is declared here once, typed and explained.
+
+`get_config()` is the paper's METRO with a ResNet-50 backbone. The files under
+`configs/` start from it and say only what differs. The result is locked, so a
+misspelt key fails at once, and `validate` checks what a type cannot, before any
+device starts.
+"""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+BACKBONES = ("resnet18", "resnet34", "resnet50")
+SCHEDULES = ("step", "cosine", "constant")
+RECIPES = ("paper", "released")
+DTYPES = ("float32", "bfloat16")
+UPSAMPLING_INITS = ("torch", "barycentric")
+TOKEN_SOURCES = ("grid", "pooled")
+CAMERA_TOKENS = ("vertices", "all")
+
+
+def get_config() -> ConfigDict:
+  """Returns the locked base config; see the comments for every key."""
+  config = ConfigDict()
+  config.seed = 0
+  config.body = _body()
+  config.data = _data()
+  config.model = _model()
+  config.loss = _loss()
+  config.optimizer = _optimizer()
+  config.train = _train()
+  config.eval = _eval()
+  return config.lock()
+
+
+def _body() -> ConfigDict:
+  c = ConfigDict()
+  c.model = "humanoid"  # which body: "humanoid" is embedded and free
+  c.levels = (6890, 1723, 431)  # vertices a mesh level, fine to coarse
+  return c
+
+
+def _data() -> ConfigDict:
+  c = ConfigDict()
+  c.dataset = "synthetic"
+  c.data_dir = "~/.cache/metro_jax"  # where prepared datasets live
+  c.image_px = 224  # side of the square network input
+  c.read_threads = 4  # threads that decode and augment
+  c.prefetch = 64  # examples decoded ahead
+  c.augment = _augment()
+  c.synthetic = _synthetic()
+  return c
+
+
+def _augment() -> ConfigDict:
+  c = ConfigDict()
+  c.scale_std = 0.25  # crop scale ~ N(1, std), clipped to 1 ± std
+  c.rotation_std_deg = 30.0  # in-plane rotation ~ N(0, std), clipped to ± 2 std
+  c.rotation_probability = 0.4  # share of the examples that are rotated
+  c.flip_probability = 0.5  # mirrored left to right
+  c.color_gain = 0.4  # channel gains ~ U(1 - gain, 1 + gain)
+  return c
+
+
+def _synthetic() -> ConfigDict:
+  c = ConfigDict()
+  c.seed = 0
+  c.image_px = 224  # side of the rendered picture
+  c.train_examples = 100_000
+  c.validation_examples = 1_000
+  c.test_examples = 2_000
+  c.share_2d_only = 0.2  # training examples that keep only their 2D labels
+  c.occluder_probability = 0.3  # pictures with shapes in front of the body
+  c.workers = 0  # rendering processes; 0 means one a core
+  return c
+
+
+def _model() -> ConfigDict:
+  c = ConfigDict()
+  c.backbone = "resnet50"
+  c.backbone_width = 64  # channels of the first convolution
+  c.backbone_weights = ""  # file of ImageNet weights; empty starts from nothing
+  c.hidden_widths = (1024, 256, 128)  # one encoder block each
+  c.output_widths = (512, 128, 3)  # what each block projects down to; ends in 3
+  c.num_layers = 4  # attention layers a block
+  c.num_heads = 4
+  c.feedforward_widths = (3072, 3072, 3072)
+  c.max_positions = 512  # rows of the learned position embedding
+  c.dropout = 0.1
+  c.mask_fraction = 0.3  # most of the tokens that masked modelling hides
+  c.token_source = "grid"  # mix the map's positions; "pooled" (hand): repeat its mean
+  c.camera_tokens = "vertices"  # what the camera is read off; or "all" (hand)
+  c.camera_hidden_width = 250
+  c.upsampling_init = "torch"  # or "barycentric": start from the mesh's geometry
+  c.compute_dtype = "float32"  # or "bfloat16"; parameters and outputs stay float32
+  return c
+
+
+def _loss() -> ConfigDict:
+  c = ConfigDict()
+  c.recipe = "paper"  # or "released": the released code's terms and weights
+  c.vertices = 1.0
+  c.vertex_levels = (1.0, 1.0, 1.0)  # share of each mesh level, coarse to fine
+  c.joints = 1.0
+  c.regressed_joints = 1.0
+  c.projection = 1.0
+  return c
+
+
+def _optimizer() -> ConfigDict:
+  c = ConfigDict()
+  c.learning_rate = 1e-4
+  c.schedule = "step"  # "step": x 0.1 at decay_at; "cosine": to 0; "constant"
+  c.decay_at = 0.5  # share of the steps after which "step" decays
+  c.warmup_steps = 0
+  c.beta1 = 0.9
+  c.beta2 = 0.999
+  c.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
+  return c
+
+
+def _train() -> ConfigDict:
+  c = ConfigDict()
+  c.batch_size = 240  # over all devices and processes
+  c.num_steps = 260_000
+  c.log_every = 50
+  c.validate_every = 1_300
+  c.checkpoint_every = 1_300
+  c.keep_best = 1  # checkpoints kept for their PA-MPJPE, beside the latest
+  c.pictures = 6  # validation examples drawn for TensorBoard and the report
+  return c
+
+
+def _eval() -> ConfigDict:
+  c = ConfigDict()
+  c.batch_size = 240  # over all devices and processes; the last one is padded
+  c.max_examples = 0  # of validation during training; 0 means all
+  return c
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks what types cannot, before any device starts.
+
+  Args:
+    config: A config made by `get_config`, with its overrides.
+
+  Raises:
+    ValueError: Naming the key, what was expected and what came.
+  """
+  _validate_choices(config)
+  _validate_ranges(config)
+  _validate_model(config.model)
+  _validate_body(config)
+
+
+def _expect(ok: bool, key: str, expected: str, got: object) -> None:
+  if not ok:
+    raise ValueError(f"config.{key}: expected {expected}, got {got!r}")
+
+
+def _validate_choices(config: ConfigDict) -> None:
+  choices = {
+    "body.model": ("humanoid",),
+    "data.dataset": ("synthetic",),
+    "model.backbone": BACKBONES,
+    "model.token_source": TOKEN_SOURCES,
+    "model.camera_tokens": CAMERA_TOKENS,
+    "model.upsampling_init": UPSAMPLING_INITS,
+    "model.compute_dtype": DTYPES,
+    "loss.recipe": RECIPES,
+    "optimizer.schedule": SCHEDULES,
+  }
+  for key, allowed in choices.items():
+    section, name = key.split(".")
+    value = config[section][name]
+    _expect(value in allowed, key, "one of " + ", ".join(allowed), value)
+
+
+def _validate_ranges(config: ConfigDict) -> None:
+  positive = (
+    "data.image_px data.read_threads data.prefetch "
+    "data.synthetic.image_px data.synthetic.train_examples "
+    "data.synthetic.validation_examples data.synthetic.test_examples "
+    "model.backbone_width model.num_layers model.num_heads model.max_positions "
+    "model.camera_hidden_width optimizer.learning_rate train.batch_size "
+    "train.num_steps train.log_every train.validate_every train.checkpoint_every "
+    "train.keep_best eval.batch_size"
+  )
+  for key in positive.split():
+    value = get(config, key)
+    _expect(value > 0, key, "a positive number", value)
+  shares = (
+    "data.synthetic.share_2d_only data.synthetic.occluder_probability "
+    "data.augment.rotation_probability data.augment.flip_probability "
+    "model.dropout model.mask_fraction optimizer.decay_at"
+  )
+  for key in shares.split():
+    value = get(config, key)
+    _expect(0 <= value <= 1, key, "a share between 0 and 1", value)
+  not_negative = (
+    "data.synthetic.workers data.augment.scale_std data.augment.rotation_std_deg "
+    "data.augment.color_gain optimizer.warmup_steps optimizer.clip_norm "
+    "eval.max_examples train.pictures loss.vertices loss.joints "
+    "loss.regressed_joints loss.projection"
+  )
+  for key in not_negative.split():
+    value = get(config, key)
+    _expect(value >= 0, key, "zero or more", value)
+  px = config.data.image_px
+  _expect(px % 32 == 0, "data.image_px", "a multiple of 32", px)
+
+
+def get(config: ConfigDict, key: str) -> float | int:
+  """The number at a dotted key."""
+  for name in key.split("."):
+    config = config[name]
+  return config
+
+
+def _validate_model(model: ConfigDict) -> None:
+  blocks = len(model.hidden_widths)
+  for key in ("output_widths", "feedforward_widths"):
+    _expect(len(model[key]) == blocks, f"model.{key}", f"{blocks} widths", model[key])
+  last = tuple(model.output_widths)[-1:]
+  _expect(last == (3,), "model.output_widths", "a last width of 3", last)
+  for width in model.hidden_widths:
+    _expect(
+      width % model.num_heads == 0,
+      "model.hidden_widths",
+      f"multiples of num_heads ({model.num_heads})",
+      width,
+    )
+
+
+def _validate_body(config: ConfigDict) -> None:
+  levels = tuple(config.body.levels)
+  _expect(
+    len(levels) > 0 and sorted(set(levels), reverse=True) == list(levels),
+    "body.levels",
+    "vertex counts from fine to coarse",
+    levels,
+  )
+  shares = tuple(config.loss.vertex_levels)
+  _expect(
+    len(shares) == len(levels) and min(shares) >= 0 and sum(shares) > 0,
+    "loss.vertex_levels",
+    f"{len(levels)} shares, one a level of body.levels",
+    shares,
+  )
