@@ -1,0 +1,122 @@
+"""The articulated mesh: shape and pose in, vertices and joints out.
+
+One class serves the embedded human, SMPL and MANO: they differ only in data.
+"""
+
+from typing import Any
+
+import flax.struct
+from jaxtyping import Float, Int
+
+from metro_jax.body import rotations
+
+Array = Any  # np.ndarray or jax.Array; the result is of the same kind
+
+
+@flax.struct.dataclass
+class BodyModel:
+  """A body's data, as a pytree: k joints, v vertices, f faces, s shape components.
+
+  The rest frame is SMPL's: y up, x to the body's left, z out of the chest; metres.
+
+  Attributes:
+    template: Vertices of the mean shape in the rest pose.
+    shape_directions: Vertex displacement for one unit of each shape component.
+    pose_directions: Displacement for each entry of R_j - I of the joints but the
+      root, row-major; None where the body has none.
+    joint_regressor: Rest joints from rest vertices.
+    skin_weights: Share of each joint's motion in each vertex; rows sum to 1.
+    regressors: Further joint sets from posed vertices: "h36m" (17) and "j24" (24).
+    faces: Vertex indices, counter-clockwise seen from outside.
+    parents: Parent of each joint, before its children; -1 for the root.
+    name: What the body is called in messages and files.
+  """
+
+  template: Float[Array, "v 3"]
+  shape_directions: Float[Array, "v 3 s"]
+  pose_directions: Float[Array, "v 3 p"] | None
+  joint_regressor: Float[Array, "k v"]
+  skin_weights: Float[Array, "v k"]
+  regressors: dict[str, Float[Array, "j v"]]
+  faces: Int[Array, "f 3"]
+  parents: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  name: str = flax.struct.field(pytree_node=False)
+
+  @property
+  def num_joints(self) -> int:
+    """Joints of the kinematic tree, the root included."""
+    return len(self.parents)
+
+
+@flax.struct.dataclass
+class PosedBody:
+  """Posed vertices and kinematic joints, metres, in the frame of the root's turn."""
+
+  vertices: Float[Array, "b v 3"]
+  joints: Float[Array, "b k 3"]
+
+
+def pose_body(
+  body: BodyModel, pose: Float[Array, "b p"], shape: Float[Array, "b s"]
+) -> PosedBody:
+  """Linear blend skinning of the shaped, pose-corrected template.
+
+  v = Σ_k w_k G_k(pose, J) (T + B_S shape + B_P (R(pose) - I)), with G_k the
+  product of the joint transforms from the root to k, relative to the rest pose.
+
+  Args:
+    body: The body's data; arrays of the same kind as pose and shape.
+    pose: Axis-angle of every joint, radians; the root's first.
+    shape: Shape components.
+
+  Returns:
+    Vertices and joints, metres.
+
+  Raises:
+    ValueError: If pose does not hold three numbers a joint.
+
+  Source: Loper et al., "SMPL: A skinned multi-person linear model", 2015, eq. 2-10.
+  """
+  xp = pose.__array_namespace__()
+  joints = body.num_joints
+  if pose.shape[-1] != 3 * joints:
+    raise ValueError(
+      f"pose of {body.name}: expected {3 * joints} numbers ({joints} joints), "
+      f"got {pose.shape[-1]}"
+    )
+  shaped = body.template + xp.einsum("vcs,bs->bvc", body.shape_directions, shape)
+  rest_joints = regress_joints(body.joint_regressor, shaped)
+  turns = rotations.axis_angle_to_matrix(pose.reshape(len(pose), joints, 3))
+  if body.pose_directions is not None:
+    bend = (turns[:, 1:] - xp.eye(3, dtype=pose.dtype)).reshape(len(pose), -1)
+    shaped = shaped + xp.einsum("vcp,bp->bvc", body.pose_directions, bend)
+  turns, posed_joints = _joint_transforms(turns, rest_joints, body.parents)
+  shifts = posed_joints - xp.einsum("bkij,bkj->bki", turns, rest_joints)
+  return PosedBody(_skin(body.skin_weights, turns, shifts, shaped), posed_joints)
+
+
+def _joint_transforms(turns: Array, rest_joints: Array, parents: tuple[int, ...]):
+  """World rotation and position of every joint, walking down the tree."""
+  xp = turns.__array_namespace__()
+  world, places = [turns[:, 0]], [rest_joints[:, 0]]
+  for joint, parent in enumerate(parents[1:], start=1):
+    bone = rest_joints[:, joint] - rest_joints[:, parent]
+    places.append(places[parent] + xp.einsum("bij,bj->bi", world[parent], bone))
+    world.append(world[parent] @ turns[:, joint])
+  return xp.stack(world, axis=1), xp.stack(places, axis=1)
+
+
+def _skin(weights: Array, turns: Array, shifts: Array, vertices: Array) -> Array:
+  xp = turns.__array_namespace__()
+  transforms = xp.concatenate([turns, shifts[..., None]], axis=-1)
+  flat = transforms.reshape(*transforms.shape[:2], 12)
+  blended = (weights @ flat).reshape(len(turns), len(weights), 3, 4)
+  turned = xp.einsum("bvij,bvj->bvi", blended[..., :3], vertices)
+  return turned + blended[..., 3]
+
+
+def regress_joints(
+  regressor: Float[Array, "j v"], vertices: Float[Array, "b v 3"]
+) -> Float[Array, "b j 3"]:
+  """Joints as weighted sums of vertices."""
+  return regressor @ vertices

@@ -1,0 +1,48 @@
+"""The template whose joints and coarse vertices become the network's queries."""
+
+from typing import Any
+
+import flax.struct
+import numpy as np
+from jaxtyping import Float
+
+from metro_jax.body import body_model, joints
+from metro_jax.body.body_model import BodyModel
+from metro_jax.body.mesh_levels import MeshLevels
+
+Array = Any
+# The released code's number, not pi; it turns the rest pose's y up into y down.
+ROOT_TURN_RAD = 3.1416
+
+
+@flax.struct.dataclass
+class Template:
+  """Query coordinates: camera frame, metres, the pelvis at the origin."""
+
+  joints: Float[Array, "j 3"]
+  vertices: Float[Array, "v 3"]
+
+
+def make_template(body: BodyModel, levels: MeshLevels) -> Template:
+  """The mean body at rest, facing the camera, minus its H36M pelvis.
+
+  Args:
+    body: A body with NumPy arrays.
+    levels: Its mesh levels; the coarsest gives the vertices.
+
+  Returns:
+    The 14 joints and the coarsest level's vertices.
+
+  Source: METRO section 3.2; released code, metro/modeling/bert/modeling_metro.py.
+  """
+  dtype = body.template.dtype
+  pose = np.zeros((1, 3 * body.num_joints), dtype)
+  pose[0, 0] = ROOT_TURN_RAD
+  shape = np.zeros((1, body.shape_directions.shape[-1]), dtype)
+  vertices = body_model.pose_body(body, pose, shape).vertices
+  h36m = body_model.regress_joints(body.regressors["h36m"], vertices)
+  pelvis = h36m[:, joints.PELVIS]
+  coarse = vertices[0]
+  for select in levels.select:
+    coarse = coarse[select]
+  return Template(h36m[0, joints.J14_FROM_H36M] - pelvis, coarse - pelvis)

@@ -1,0 +1,1 @@
+"""The synthetic dataset: dressed, posed humans that we draw ourselves."""

@@ -1,0 +1,319 @@
+"""The synthetic dataset for tensorflow-datasets, built when it is first opened.
+
+`open_split(config, "train")` is all that others need. A build draws chunks in parallel
+(chunks.py) into a folder beside the dataset, then writes array_record files from them
+and takes the chunks away. Changed settings are another dataset.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+from metro_jax.body import humanoid, joints
+from metro_jax.data import schema
+from metro_jax.data.builders.synthetic import chunks, scene
+
+
+@dataclasses.dataclass(kw_only=True)
+class SyntheticConfig(tfds.core.BuilderConfig):
+  """What the dataset depends on; its name is made from all of it."""
+
+  settings: scene.Settings | None = None
+  counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class SyntheticHumans(tfds.core.GeneratorBasedBuilder):
+  """Dressed humans in everyday poses, with exact labels."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "First drawing."}  # noqa: RUF012
+
+  def __init__(self, **options):
+    super().__init__(**options)
+    # While it writes, `data_path` is elsewhere; remember where the dataset will be.
+    self.final_path = pathlib.Path(self.data_path)
+    config_folder = self.final_path.parent
+    self.chunk_folder = config_folder.with_name(
+      f"{config_folder.name}-{self.final_path.name}.partial"
+    )
+
+  def _create_builder_config(self, builder_config, version):
+    # The base class warns of configs that are not listed; none of ours is.
+    del version
+    return builder_config
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.__doc__,
+      features=_features(self.builder_config.settings.image_px),
+      disable_shuffling=True,  # row i is example i
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {s: self._generate_examples(s) for s in self.builder_config.counts}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, schema.Example]]:
+    for chunk in chunks.plan({split: self.builder_config.counts[split]}):
+      examples = chunks.read_chunk(self.chunk_folder, chunk)
+      yield from enumerate(examples, chunk.first)
+
+
+def _features(image_px: int) -> tfds.features.FeaturesDict:
+  vector = tfds.features.Tensor
+  picture = tfds.features.Image(shape=(image_px, image_px, 3), encoding_format="jpeg")
+  return tfds.features.FeaturesDict(
+    {
+      "key": tfds.features.Text(),
+      "image": picture,
+      "center_px": vector(shape=(2,), dtype=np.float32),
+      "box_px": np.float32,
+      "joints_2d_px": vector(shape=(len(joints.J24), 3), dtype=np.float32),
+      "joints_3d_m": vector(shape=(len(joints.J24), 4), dtype=np.float32),
+      "pose": vector(shape=(3 * len(joints.SMPL24),), dtype=np.float32),
+      "shape": vector(shape=(10,), dtype=np.float32),
+      "camera": vector(shape=(3,), dtype=np.float32),
+      "has_joints_2d": np.bool_,
+      "has_joints_3d": np.bool_,
+      "has_mesh": np.bool_,
+    }
+  )
+
+
+class SplitSource:
+  """The examples of a split by row, for grain: pictures still as JPEG bytes."""
+
+  def __init__(self, builder: SyntheticHumans, split: str):
+    self.name = f"synthetic/{split}"
+    self._where = f"synthetic data in {builder.final_path}, split {split}"
+    skip = {"image": tfds.decode.SkipDecoding()}
+    try:
+      self._records = builder.as_data_source(split, decoders=skip)
+      self._length = len(self._records)
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+      raise ValueError(f"{self._where}: {_first_line(error)}; {_REMEDY}") from error
+    expected = builder.builder_config.counts[split]
+    if self._length != expected:
+      raise ValueError(
+        f"{self._where}: expected {expected} rows, got {self._length}; {_REMEDY}"
+      )
+    self[0]  # a file that is not there fails now, not in the middle of training
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, row: int) -> schema.Example:
+    """Reads one example.
+
+    Args:
+      row: From 0; negative numbers count from the end.
+
+    Returns:
+      The example as stored.
+
+    Raises:
+      IndexError: If there is no such row.
+      ValueError: If the record is damaged, naming the split and the row.
+    """
+    row = int(row)
+    if not -self._length <= row < self._length:
+      raise IndexError(f"{self._where}: expected a row below {len(self)}, got {row}")
+    row %= self._length
+    try:
+      record = self._records[row]
+      example = schema.Example(**record)
+      example["key"] = bytes(record["key"]).decode()
+    except Exception as error:  # readers raise what they like on damaged bytes
+      raise ValueError(
+        f"{self._where}, row {row}: damaged record ({_first_line(error)}); {_REMEDY}"
+      ) from error
+    return example
+
+  def __repr__(self) -> str:
+    return f"SplitSource({self._where})"
+
+
+_REMEDY = "delete the folder to build it again"
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def open_split(config: ml_collections.ConfigDict, split: str) -> SplitSource:
+  """Opens a split, building the dataset if it is not there.
+
+  Args:
+    config: The whole config; `data.data_dir` and `data.synthetic` matter.
+    split: "train", "validation" or "test".
+
+  Returns:
+    Examples by row.
+
+  Raises:
+    ValueError: If the split does not exist or the dataset is damaged.
+    OSError: If the disk is full, naming the folder and the space needed.
+  """
+  if split not in scene.SPLITS:
+    raise ValueError(
+      f"synthetic data: expected a split of {scene.SPLITS}, got {split!r}"
+    )
+  builder = make_builder(config)
+  if not _is_built(builder):
+    build(builder, config.data.synthetic.workers)
+    builder = make_builder(config)  # a builder reads what is there when it is made
+  return SplitSource(builder, split)
+
+
+def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
+  """The builder of the dataset that a config describes; builds nothing yet."""
+  chosen = config.data.synthetic
+  settings = scene.Settings(**{name: chosen[name] for name in scene.Settings._fields})
+  counts = {split: chosen[f"{split}_examples"] for split in scene.SPLITS}
+  text = json.dumps([settings, counts, chunks.CHUNK_EXAMPLES], sort_keys=True)
+  digest = hashlib.sha256(text.encode())
+  body = humanoid.load()
+  for array in (body.template, body.shape_directions, body.skin_weights):
+    digest.update(np.ascontiguousarray(array).tobytes())
+  name = f"{settings.image_px}px-seed{settings.seed}-{digest.hexdigest()[:10]}"
+  data_dir = pathlib.Path(config.data.data_dir).expanduser()
+  try:
+    return SyntheticHumans(
+      data_dir=data_dir,
+      config=SyntheticConfig(name=name, settings=settings, counts=counts),
+      file_format="array_record",
+    )
+  except Exception as error:  # a damaged description of a dataset that is there
+    where = data_dir / SyntheticHumans.name / name
+    raise ValueError(
+      f"synthetic data in {where}: {_first_line(error)}; {_REMEDY}"
+    ) from error
+
+
+def build(builder: SyntheticHumans, workers: int = 0) -> None:
+  """Builds a dataset, or goes on with an interrupted build.
+
+  Args:
+    builder: Made by `make_builder`.
+    workers: Drawing processes; 0 means one a core.
+
+  Raises:
+    OSError: If the disk is full, naming the folder and the space needed.
+    RuntimeError: If drawing fails.
+  """
+  folder = builder.chunk_folder
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock"), builder):
+      if _is_built(builder):
+        return
+      _expect_space(builder)
+      folder.mkdir(exist_ok=True)
+      _draw_missing(builder, workers or len(os.sched_getaffinity(0)))
+      _write_records(builder)
+      shutil.rmtree(folder, ignore_errors=True)
+  except Exception as error:
+    if not _means_full_disk(error):
+      raise
+    raise _full_disk(builder) from error
+
+
+def _is_built(builder: SyntheticHumans) -> bool:
+  # tensorflow-datasets writes elsewhere and renames, so a folder is a dataset.
+  return (builder.final_path / "dataset_info.json").exists()
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path, builder: SyntheticHumans) -> Iterator[None]:
+  """Holds a file that the system lets go of when this process ends, however it does."""
+  with open(path, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(
+        f"Waiting for another process that builds {builder.final_path}", file=sys.stderr
+      )
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _draw_missing(builder: SyntheticHumans, workers: int) -> None:
+  config, folder = builder.builder_config, builder.chunk_folder
+  planned = chunks.plan(config.counts)
+  missing = [c for c in planned if not chunks.is_finished(folder, c)]
+  if not missing:
+    return
+  total = sum(config.counts.values())
+  left = sum(c.end - c.first for c in missing)
+  print(f"Drawing {left:,} of {total:,} synthetic examples into {builder.final_path}")
+  with tqdm.tqdm(
+    total=total,
+    initial=total - left,
+    unit=" images",
+    desc="synthetic data",
+    disable=not sys.stderr.isatty(),
+  ) as bar:
+    start = time.monotonic()
+    chunks.render(folder, config.settings, missing, workers, bar.update)
+  rate = left / max(time.monotonic() - start, 1e-9)
+  print(f"Drew {left:,} examples, {rate:.0f} a second")
+
+
+def _write_records(builder: SyntheticHumans) -> None:
+  """Turns the chunks into array_record files; they appear all at once."""
+  folder = builder.final_path.parent
+  for left_over in folder.glob("*incomplete*"):
+    shutil.rmtree(left_over)
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading
+    builder.download_and_prepare(download_dir=builder.chunk_folder / "downloads")
+
+
+def _needed_bytes(builder: SyntheticHumans) -> int:
+  """Chunks and records are on disk together for a while."""
+  config = builder.builder_config
+  one = 2_500 + 0.22 * config.settings.image_px**2
+  return int(2 * one * sum(config.counts.values()))
+
+
+def _expect_space(builder: SyntheticHumans) -> None:
+  folder = builder.chunk_folder
+  drawn = sum(f.stat().st_size for f in folder.glob("*")) if folder.exists() else 0
+  if shutil.disk_usage(folder.parent).free + drawn < _needed_bytes(builder):
+    raise _full_disk(builder)
+
+
+def _means_full_disk(error: BaseException | None) -> bool:
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if "No space left on device" in str(error):  # what the record writer says
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _full_disk(builder: SyntheticHumans) -> OSError:
+  folder = builder.chunk_folder.parent
+  needed, free = _needed_bytes(builder), shutil.disk_usage(folder).free
+  return OSError(
+    errno.ENOSPC,
+    f"synthetic data: about {needed / 1e6:,.1f} MB are needed in {folder}, "
+    f"{free / 1e6:,.1f} MB are free; make room or set config.data.data_dir",
+  )

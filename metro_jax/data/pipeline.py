@@ -1,0 +1,283 @@
+"""From stored examples to batches: order, processes, reading, checking, stacking.
+
+Everything about a training example follows from its place in one endless global
+order: its row (the split shuffled anew every epoch) and its augmentation (drawn
+from the seed and the place). Batch k holds the places k B to (k + 1) B - 1, and each
+process takes its own run of them. So the same batches come out whatever the number
+of processes and threads and wherever a run starts, and the only state of the
+pipeline is the step.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import cv2
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from metro_jax.data import augment
+from metro_jax.data.schema import Batch, Example
+
+_SHAPES = {
+  "center_px": (2,),
+  "box_px": (),
+  "joints_2d_px": (24, 3),
+  "joints_3d_m": (24, 4),
+  "pose": (72,),
+  "shape": (10,),
+  "camera": (3,),
+  "has_joints_2d": (),
+  "has_joints_3d": (),
+  "has_mesh": (),
+}
+_MAY_BE_NAN = ("camera",)
+
+
+@runtime_checkable
+class Source(Protocol):
+  """One split of a dataset, read in any order by several threads."""
+
+  name: str  # "dataset/split", as errors call it
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, row: int) -> Example: ...
+
+
+def train_batches(
+  source: Source,
+  config: ConfigDict,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Endless shuffled and augmented batches, this process's share of each.
+
+  Args:
+    source: The training split.
+    config: Uses `seed`, `data` and `train.batch_size`, which counts the examples of
+      all processes.
+    start_step: Number of the first batch; the ones before are skipped at no cost.
+    process_index: Which share to take.
+    process_count: How many processes share a batch.
+
+  Returns:
+    Batches of NumPy arrays; concatenated over the processes they are the same for
+    any number of processes.
+
+  Raises:
+    ValueError: At once, if the batch does not divide by the processes or the split
+      is empty; from the iterator, naming the split, row and field of a bad example.
+  """
+  _expect_examples(source)
+  rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
+
+  def load(position: int) -> dict[str, Any]:
+    rng = np.random.default_rng((config.seed, position))
+    augmentation = augment.sample(rng, config.data.augment)
+    return _load(source, rows[position], augmentation, config.data.image_px)
+
+  size = config.train.batch_size
+  local, position = _share("train.batch_size", size, process_index, process_count)
+  positions = grain.MapDataset.range(start_step * local, sys.maxsize).map(position)
+  return _batches(positions.map(load), local, config.data)
+
+
+def eval_batches(
+  source: Source,
+  config: ConfigDict,
+  process_index: int = 0,
+  process_count: int = 1,
+  max_examples: int = 0,
+) -> Iterator[Batch]:
+  """Every example once, in order and as it is, this process's share of each batch.
+
+  The last batch is filled up with zeros that are not `valid` and have index -1, so
+  that every process sees the same number of full batches.
+
+  Args:
+    source: The split to evaluate.
+    config: Uses `data` and `eval.batch_size`, which counts the examples of all
+      processes.
+    process_index: Which share to take.
+    process_count: How many processes share a batch.
+    max_examples: If above 0, only so many examples, spread evenly over the split.
+
+  Returns:
+    Batches of NumPy arrays.
+
+  Raises:
+    ValueError: As `train_batches`.
+  """
+  _expect_examples(source)
+  count = min(len(source), max_examples or len(source))
+  crop_px = config.data.image_px
+
+  def load(position: int) -> dict[str, Any]:
+    if position >= count:
+      return _padding(crop_px)
+    row = position * len(source) // count
+    return _load(source, row, augment.identity(), crop_px)
+
+  size = config.eval.batch_size
+  local, position = _share("eval.batch_size", size, process_index, process_count)
+  positions = grain.MapDataset.range(-(-count // size) * local).map(position)
+  return _batches(positions.map(load), local, config.data)
+
+
+def saved_position(step: int, source: Source, config: ConfigDict) -> dict[str, Any]:
+  """What a checkpoint keeps of the pipeline: the next step and what gives it meaning.
+
+  Args:
+    step: Number of the next batch, which is how many have been trained on.
+    source: The training split.
+    config: The run's config.
+
+  Returns:
+    Plain values, fit for JSON.
+  """
+  return {
+    "step": int(step),
+    "global_batch": int(config.train.batch_size),
+    "seed": int(config.seed),
+    "source": source.name,
+    "examples": len(source),
+  }
+
+
+def restored_step(saved: dict[str, Any], source: Source, config: ConfigDict) -> int:
+  """The step to go on with after a checkpoint.
+
+  Args:
+    saved: What `saved_position` gave.
+    source: The training split now.
+    config: The config now.
+
+  Returns:
+    `start_step` for `train_batches`.
+
+  Raises:
+    ValueError: If the order of the examples has changed since, saying what differs.
+  """
+  now = saved_position(saved["step"], source, config)
+  changed = [
+    f"{name} was {saved.get(name)!r} and is {now[name]!r}"
+    for name in now
+    if saved.get(name) != now[name]
+  ]
+  if changed:
+    raise ValueError(
+      f"checkpoint at step {saved['step']}: expected the data it was trained on, got "
+      f"other ({'; '.join(changed)}); restore these settings or start a new workdir"
+    )
+  return int(saved["step"])
+
+
+def check_example(example: Example) -> None:
+  """Checks that an example holds what `schema.Example` says, except for its pixels.
+
+  Args:
+    example: As a builder made it or a source read it.
+
+  Raises:
+    ValueError: Naming the field, what was expected and what came.
+  """
+  missing = [name for name in ("key", "image", *_SHAPES) if name not in example]
+  if missing:
+    raise ValueError(f"expected the field {missing[0]}, got {sorted(example)}")
+  for name, shape in _SHAPES.items():
+    value = np.asarray(example[name])
+    if value.shape != shape:
+      raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+    if value.dtype.kind not in "fiub":
+      raise ValueError(f"{name}: expected numbers, got {value.dtype}")
+    if name not in _MAY_BE_NAN and not np.isfinite(value).all():
+      raise ValueError(f"{name}: expected finite numbers, got {_first_bad(value)}")
+  for name in ("joints_2d_px", "joints_3d_m"):
+    confidence = np.asarray(example[name])[:, -1]
+    if confidence.min() < 0 or confidence.max() > 1:
+      worst = confidence[np.argmax(np.abs(confidence - 0.5))]
+      raise ValueError(f"{name}: expected confidences 0 to 1, got {worst}")
+  if example["box_px"] <= 0:
+    raise ValueError(f"box_px: expected a positive side, got {example['box_px']}")
+
+
+def _first_bad(value: np.ndarray) -> str:
+  place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+  return f"{value[place]} at {list(place)}"
+
+
+def _load(
+  source: Source, row: int, augmentation: augment.Augmentation, crop_px: int
+) -> dict[str, Any]:
+  """Reads, checks and augments a row; any failure names the row."""
+  where = f"{source.name} row {row}"
+  try:
+    example = source[row]
+    where += f" ({_text(example['key'])})" if "key" in example else ""
+    check_example(example)
+    fields = augment.apply(example, augmentation, crop_px)
+  except (ValueError, RuntimeError, OSError, LookupError) as error:
+    raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+  return fields | {"valid": np.bool_(True), "index": np.int32(row)}
+
+
+def _text(key: str | bytes) -> str:
+  return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+
+
+def _padding(crop_px: int) -> dict[str, Any]:
+  no = np.bool_(False)
+  return {
+    "image": np.zeros((crop_px, crop_px, 3), np.uint8),
+    "color_gain": np.ones(3, np.float32),
+    "joints_2d": np.zeros((24, 3), np.float32),
+    "joints_3d_m": np.zeros((24, 4), np.float32),
+    "pose": np.zeros(72, np.float32),
+    "shape": np.zeros(10, np.float32),
+    "has_joints_2d": no,
+    "has_joints_3d": no,
+    "has_mesh": no,
+    "valid": no,
+    "index": np.int32(-1),
+  }
+
+
+def _expect_examples(source: Source) -> None:
+  if len(source) == 0:
+    raise ValueError(f"{source.name}: expected at least one example, got none")
+
+
+def _share(
+  key: str, global_batch: int, process_index: int, process_count: int
+) -> tuple[int, Callable[[int], int]]:
+  """A process's batch size, and the global place of its n-th example."""
+  if global_batch % process_count:
+    raise ValueError(
+      f"config.{key}: expected a multiple of the {process_count} processes, "
+      f"got {global_batch}"
+    )
+  local = global_batch // process_count
+
+  def position(n: int) -> int:
+    batch, within = divmod(n, local)
+    return batch * global_batch + process_index * local + within
+
+  return local, position
+
+
+def _batches(
+  examples: grain.MapDataset, batch_size: int, data: ConfigDict
+) -> Iterator[Batch]:
+  """Reads ahead in threads, in order, and stacks."""
+  cv2.setNumThreads(0)  # the reading threads are the parallelism
+  options = grain.ReadOptions(
+    num_threads=data.read_threads, prefetch_buffer_size=data.prefetch
+  )
+  return iter(examples.to_iter_dataset(options).batch(batch_size, batch_fn=_stack))
+
+
+def _stack(examples: Sequence[dict[str, Any]]) -> Batch:
+  return Batch(**{k: np.stack([e[k] for e in examples]) for k in examples[0]})

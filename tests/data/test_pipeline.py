@@ -1,0 +1,304 @@
+"""Order, processes, resuming, padding and complaints of the input pipeline."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from metro_jax import config as base
+from metro_jax.data import augment, pipeline
+
+IMAGE_PX = 32
+
+
+def example(row):
+  rng = np.random.default_rng(row)
+  image = rng.integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+  ones = np.ones((24, 1))
+  return {
+    "key": f"record-{row:04d}",
+    "image": cv2.imencode(".jpg", image)[1].tobytes(),
+    "center_px": np.array([16.0, 16.0], np.float32),
+    "box_px": np.float32(30.0),
+    "joints_2d_px": np.concatenate([rng.uniform(0, 32, (24, 2)), ones], 1),
+    "joints_3d_m": np.concatenate([rng.normal(size=(24, 3)), ones], 1),
+    "pose": rng.normal(0, 0.3, 72).astype(np.float32),
+    "shape": rng.normal(size=10).astype(np.float32),
+    "camera": np.full(3, np.nan, np.float32),
+    "has_joints_2d": np.bool_(True),
+    "has_joints_3d": np.bool_(row % 2 == 0),
+    "has_mesh": np.bool_(row % 3 == 0),
+  }
+
+
+class Source:
+  """Small made-up examples; `damaged` replaces fields of row 3."""
+
+  def __init__(self, examples, **damaged):
+    self.name = "made_up/train"
+    self.examples = [example(row) for row in range(examples)]
+    self.reads = 0
+    if damaged:
+      self.examples[3] |= damaged
+
+  def __len__(self):
+    return len(self.examples)
+
+  def __getitem__(self, row):
+    self.reads += 1
+    return self.examples[row]
+
+
+def make_config(batch_size=6, threads=2, seed=0):
+  config = base.get_config()
+  config.seed = seed
+  config.data.image_px = IMAGE_PX
+  config.data.read_threads = threads
+  config.data.prefetch = 8
+  config.train.batch_size = batch_size
+  config.eval.batch_size = batch_size
+  return config
+
+
+def train(source, count, config=None, **kwargs):
+  batches = pipeline.train_batches(source, config or make_config(), **kwargs)
+  return list(itertools.islice(batches, count))
+
+
+def evaluate(source, config=None, **kwargs):
+  return list(pipeline.eval_batches(source, config or make_config(), **kwargs))
+
+
+def assert_same(ours, theirs):
+  for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    np.testing.assert_array_equal(our, their)
+
+
+def concatenate(batches):
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
+def test_a_batch_is_as_the_schema_says():
+  (batch,) = train(Source(7), 1)
+  kinds = {name: value.dtype for name, value in vars(batch).items()}
+  assert kinds.pop("image") == np.uint8 and kinds.pop("index") == np.int32
+  for name in ("has_joints_2d", "has_joints_3d", "has_mesh", "valid"):
+    assert kinds.pop(name) == np.bool_
+  assert set(kinds.values()) == {np.dtype(np.float32)}
+  assert batch.image.shape == (6, IMAGE_PX, IMAGE_PX, 3)
+  assert batch.valid.all()
+
+
+def test_every_epoch_shows_every_example_once_in_another_order():
+  epochs = concatenate(train(Source(12), 6)).index.reshape(3, 12)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(12))
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_the_seed_decides_order_and_augmentation():
+  source = Source(12)
+  (first,) = train(source, 1)
+  (again,) = train(source, 1)
+  (other,) = train(source, 1, make_config(seed=1))
+  assert_same(first, again)
+  assert (first.index != other.index).any()
+  assert (first.color_gain != other.color_gain).all()
+
+
+def test_an_example_is_augmented_anew_every_epoch():
+  seen = concatenate(train(Source(4), 4, make_config(batch_size=4)))
+  gains = seen.color_gain[seen.index == 2]
+  assert len(gains) == 4 and len(np.unique(gains[:, 0])) == 4
+
+
+def test_training_examples_are_what_their_seed_and_place_say():
+  config, source = make_config(), Source(12)
+  seen = concatenate(train(source, 3, config))
+  place = 15
+  rng = np.random.default_rng((config.seed, place))
+  change = augment.sample(rng, config.data.augment)
+  fields = augment.apply(source.examples[seen.index[place]], change, IMAGE_PX)
+  for name, value in fields.items():
+    np.testing.assert_array_equal(getattr(seen, name)[place], value)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_starting_at_a_step_continues_the_uninterrupted_run(step):
+  source = Source(10)  # 6 does not divide it: batches span epochs
+  whole = train(source, 7)
+  for ours, theirs in zip(
+    train(source, 2, start_step=step), whole[step:], strict=False
+  ):
+    assert_same(ours, theirs)
+
+
+def test_starting_late_reads_nothing_before():
+  source = Source(10)
+  train(source, 1, start_step=100_000)
+  assert source.reads <= 6 + 8  # a batch and the examples read ahead
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_one_global_order(processes):
+  source = Source(10)
+  alone = train(source, 4)
+  shares = [
+    train(source, 4, process_index=i, process_count=processes) for i in range(processes)
+  ]
+  for k, batch in enumerate(alone):
+    assert_same(concatenate([share[k] for share in shares]), batch)
+
+
+def test_resuming_on_another_number_of_processes_repeats_and_skips_nothing():
+  source = Source(12)
+  before = [
+    train(source, 1, process_index=i, process_count=3)[0].index for i in range(3)
+  ]
+  after = [
+    train(source, 1, start_step=1, process_index=i, process_count=2)[0].index
+    for i in range(2)
+  ]
+  assert sorted(np.concatenate(before + after)) == list(range(12))
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_threads_change_nothing(threads):
+  source = Source(10)
+  for ours, theirs in zip(
+    train(source, 3, make_config(threads=threads)), train(source, 3), strict=True
+  ):
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("examples", [1, 5, 6, 7, 12, 13])
+def test_evaluation_sees_every_example_exactly_once(examples, processes):
+  source = Source(examples)
+  shares = [
+    evaluate(source, process_index=i, process_count=processes) for i in range(processes)
+  ]
+  assert {len(share) for share in shares} == {-(-examples // 6)}
+  batches = [batch for share in shares for batch in share]
+  assert all(batch.image.shape[0] == 6 // processes for batch in batches)
+  everything = concatenate(batches)
+  assert sorted(everything.index[everything.valid]) == list(range(examples))
+  assert (everything.index[~everything.valid] == -1).all()
+  assert not everything.image[~everything.valid].any()
+  assert not everything.has_mesh[~everything.valid].any()
+
+
+def test_evaluation_changes_nothing_about_an_example():
+  source = Source(5)
+  (batch,) = evaluate(source)
+  fields = augment.apply(source.examples[4], augment.identity(), IMAGE_PX)
+  for name, value in fields.items():
+    np.testing.assert_array_equal(getattr(batch, name)[4], value)
+
+
+def test_a_limited_evaluation_is_spread_over_the_split():
+  rows = concatenate(evaluate(Source(10), max_examples=4))
+  assert list(rows.index[rows.valid]) == [0, 2, 5, 7]
+  whole = concatenate(evaluate(Source(5), max_examples=50))
+  assert whole.valid.sum() == 5
+
+
+def test_opencv_does_not_start_threads_of_its_own():
+  cv2.setNumThreads(4)
+  train(Source(6), 1)
+  assert cv2.getNumThreads() == 1
+
+
+def test_batches_that_do_not_divide_by_the_processes_are_refused():
+  with pytest.raises(
+    ValueError, match=r"config.train.batch_size: .*multiple of the 4 processes, got 6"
+  ):
+    pipeline.train_batches(Source(10), make_config(), process_count=4)
+  with pytest.raises(ValueError, match=r"config.eval.batch_size: .* got 6"):
+    pipeline.eval_batches(Source(10), make_config(), process_count=4)
+
+
+def test_an_empty_split_is_refused():
+  for make in (pipeline.train_batches, pipeline.eval_batches):
+    with pytest.raises(ValueError, match="made_up/train: expected at least one"):
+      make(Source(0), make_config())
+
+
+def broken(name, place, value):
+  array = np.array(example(3)[name])
+  array[place] = value
+  return {name: array}
+
+
+WHOLE = example(3)["image"]
+
+
+@pytest.mark.parametrize(
+  ("damaged", "message"),
+  [
+    ({"image": WHOLE[: len(WHOLE) // 2]}, "image: expected a whole JPEG, got "),
+    ({"image": b""}, "image: expected a whole JPEG, got 0 bytes"),
+    (broken("pose", 5, np.nan), r"pose: expected finite numbers, got nan at \[5\]"),
+    (broken("joints_2d_px", (2, 1), np.inf), r"joints_2d_px: .* got inf at \[2, 1\]"),
+    (broken("joints_3d_m", (0, 3), 1.5), "confidences 0 to 1, got 1.5"),
+    ({"shape": np.zeros(11)}, r"shape: expected shape \(10,\), got \(11,\)"),
+    ({"box_px": np.float32(-4)}, "box_px: expected a positive side, got -4"),
+    ({"center_px": np.array(["a", "b"])}, "center_px: expected numbers, got <U1"),
+  ],
+)
+def test_a_bad_example_is_named_in_one_line(damaged, message):
+  source = Source(6, **damaged)
+  with pytest.raises(ValueError, match=message) as caught:
+    evaluate(source)
+  assert str(caught.value).startswith("made_up/train row 3 (record-0003): ")
+  assert "\n" not in str(caught.value)
+  with pytest.raises(ValueError, match=r"^made_up/train row 3 "):
+    train(source, 1)
+
+
+def test_a_missing_field_is_named():
+  source = Source(6)
+  del source.examples[3]["pose"]
+  with pytest.raises(ValueError, match=r"row 3 .* expected the field pose, got \["):
+    evaluate(source)
+
+
+def test_an_unreadable_record_is_named_in_one_line():
+  class Unreadable(Source):
+    def __getitem__(self, row):
+      if row == 3:
+        raise RuntimeError("chunk hash mismatch\n  in file 7")
+      return super().__getitem__(row)
+
+  with pytest.raises(ValueError) as caught:
+    evaluate(Unreadable(6))
+  assert str(caught.value) == "made_up/train row 3: chunk hash mismatch in file 7"
+
+
+def test_a_checkpoint_remembers_the_step():
+  source, config = Source(10), make_config()
+  saved = json.loads(json.dumps(pipeline.saved_position(17, source, config)))
+  assert pipeline.restored_step(saved, source, config) == 17
+
+
+@pytest.mark.parametrize(
+  ("source", "config", "message"),
+  [
+    (Source(10), make_config(batch_size=12), "global_batch was 6 and is 12"),
+    (Source(10), make_config(seed=4), "seed was 0 and is 4"),
+    (Source(11), make_config(), "examples was 10 and is 11"),
+  ],
+)
+def test_a_checkpoint_of_other_data_is_refused(source, config, message):
+  saved = pipeline.saved_position(17, Source(10), make_config())
+  with pytest.raises(ValueError, match=f"checkpoint at step 17: .*{message}"):
+    pipeline.restored_step(saved, source, config)
+
+
+def test_anything_with_a_name_a_length_and_rows_is_a_source():
+  assert isinstance(Source(1), pipeline.Source)
+  assert not isinstance(SimpleNamespace(name="no rows"), pipeline.Source)
