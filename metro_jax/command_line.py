@@ -1,0 +1,60 @@
+"""How every command starts and fails: flags, then work, or one line and exit code 1."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def run(name: str, main: Callable[[list[str]], int | None]) -> None:
+  """Parses the flags, runs a command and exits with its code.
+
+  What its user can mend (a wrong value, a missing or damaged file, a full disk) is
+  said in one line; anything else is a defect and keeps its traceback.
+
+  Args:
+    name: What the line begins with.
+    main: Takes the arguments that are not flags; returns the exit code.
+  """
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    try:
+      arguments = flags.FLAGS(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, *USER_ERRORS) as error:
+      sys.exit(f"{name}: {_one_line(error)}")
+    if flags.FLAGS["verbosity"].using_default_value:
+      logging.set_verbosity(logging.WARNING)  # libraries narrate at INFO
+    return arguments
+
+  def guarded(arguments: list[str]) -> int:
+    try:
+      return main(arguments) or 0
+    except USER_ERRORS as error:
+      text = _one_line(error) if isinstance(error, OSError) else error
+      print(f"{name}: {text}", file=sys.stderr)
+      return 1
+
+  app.run(guarded, flags_parser=parse)
+
+
+def expect_no_arguments(arguments: Sequence[str]) -> None:
+  """Refuses what is not a flag.
+
+  Raises:
+    ValueError: Naming the first argument.
+  """
+  if arguments:
+    raise ValueError(f"expected flags only, got {arguments[0]!r}")
+
+
+def _one_line(error: BaseException) -> str:
+  """The last line of a text with a traceback in it, otherwise all of it."""
+  text = str(error)
+  if text[:1] == text[-1:] == "'":  # a message that was turned into code
+    text = text[1:-1]
+  text = text.replace("\\n", "\n").replace("\\'", "'").strip()
+  if "Traceback" in text:
+    text = text.splitlines()[-1]
+  return " ".join(text.split())

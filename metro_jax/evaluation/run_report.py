@@ -1,0 +1,149 @@
+"""The report of a run, put together from what it logged and how it did."""
+
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from metro_jax.evaluation import protocols, runs
+from metro_jax.evaluation.assessment import Assessment
+from metro_jax.rendering import charts, report
+from metro_jax.training import logs
+
+FILE = "report.html"
+LOSS_TERMS = {
+  "loss": "total, weighted",
+  "vertices": "vertices",
+  "joints": "joints",
+  "regressed_joints": "regressed joints",
+  "projection": "2D projection",
+}
+PACKAGES = ("metro_jax", "jax", "flax", "optax", "numpy")
+
+
+def write(
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  assessment: Assessment,
+  pictures: Sequence[report.Picture],
+  step: int,
+  facts: Mapping[str, str],
+) -> pathlib.Path:
+  """Writes `<workdir>/report.html`.
+
+  Args:
+    workdir: Of the run; its metrics file gives the curves.
+    config: Of the run.
+    assessment: Of the test split.
+    pictures: Examples of it.
+    step: Of the checkpoint that was assessed.
+    facts: What only the run knows, such as its duration; shown before versions.
+
+  Returns:
+    The file's path.
+  """
+  lines = logs.read_metrics(workdir)
+  page = report.Report(
+    title=f"METRO on {config.data.dataset}: {config.model.backbone}",
+    summary=(
+      f"{assessment.results.examples:,} {assessment.split} examples, after step "
+      f"{step:,} of {config.train.num_steps:,}."
+    ),
+    errors=error_rows(assessment),
+    baseline=protocols.BASELINE,
+    protocol=protocols.describe(assessment.protocol),
+    pictures=pictures,
+    charts=curves(lines, assessment.baseline.means_mm),
+    facts={**facts, **_measured(lines), **_versions()},
+    config_text=settings(config),
+  )
+  path = workdir / FILE
+  report.write_report(path, page)
+  return path
+
+
+def settings(config: ConfigDict) -> str:
+  """Every setting on a line of its own, as an override on the command line."""
+  flat = runs.flatten(config.to_dict())
+  return "\n".join(f"--config.{key}={value!r}" for key, value in flat.items())
+
+
+def error_rows(assessment: Assessment) -> list[report.ErrorRow]:
+  """The network's errors beside the baseline's, as the report shows them."""
+  return [
+    report.ErrorRow(
+      title,
+      meaning,
+      assessment.results.means_mm[name],
+      assessment.baseline.means_mm[name],
+    )
+    for name, (title, meaning) in protocols.METRICS.items()
+  ]
+
+
+def curves(
+  lines: Sequence[Mapping], baseline_mm: Mapping[str, float]
+) -> list[charts.Chart]:
+  """Loss terms, validation errors with the test baseline's, and speed by step.
+
+  Args:
+    lines: Of `logs.read_metrics`.
+    baseline_mm: Errors to draw as dashed lines.
+  """
+  metrics = protocols.METRICS
+  levels = [
+    charts.Level(f"{title} of the mean mesh", baseline_mm[name], title)
+    for name, (title, _) in metrics.items()
+  ]
+  train, validation = _group(lines, "train"), _group(lines, "validation")
+  titles = {name: title for name, (title, _) in metrics.items()}
+  speed = {"images_per_second": "images/s"}
+  return [
+    charts.Chart("Training loss", "L1 loss", _curves(train, LOSS_TERMS), log=True),
+    charts.Chart("Validation error", "mm", _curves(validation, titles), levels),
+    charts.Chart("Training speed", "images/s", _curves(train, speed)),
+  ]
+
+
+def _group(lines: Sequence[Mapping], group: str) -> list[Mapping]:
+  return [line for line in lines if line["group"] == group]
+
+
+def _curves(lines: Sequence[Mapping], labels: Mapping[str, str]) -> list[charts.Curve]:
+  found = []
+  for name, label in labels.items():
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    if points:
+      steps, values = zip(*points, strict=True)
+      found.append(charts.Curve(label, steps, values))
+  return found
+
+
+def _measured(lines: Sequence[Mapping]) -> dict[str, str]:
+  rates = [line.get("images_per_second") for line in _group(lines, "train")]
+  rates = [rate for rate in rates if rate is not None]
+  if not rates:
+    return {}
+  return {"Training speed": f"{np.median(rates):,.1f} images/s (median)"}
+
+
+def _versions() -> dict[str, str]:
+  """Devices and versions of this process, and the time."""
+  devices = jax.devices()
+  kinds = ", ".join(sorted({device.device_kind for device in devices}))
+  found = {
+    "Devices": f"{len(devices)} × {kinds} in {jax.process_count()} process(es)",
+    "Finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+  }
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed"
+  return found

@@ -1,0 +1,145 @@
+"""What a training run leaves in its workdir, read back: config and network."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from metro_jax import config as base
+from metro_jax.body.template import Template
+from metro_jax.models import setup
+from metro_jax.training import checkpoint
+
+CONFIG_FILE = "config.json"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+class Run(NamedTuple):
+  """A trained network with all it needs; arrays are NumPy's."""
+
+  config: ConfigDict
+  network: setup.Network
+  variables: dict[str, Any]  # params and batch_stats
+  step: int  # updates that made them
+
+
+def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Writes the config of a run where `load_config` finds it."""
+  text = config.to_json_best_effort(indent=2) + "\n"
+  partial = workdir / f".{jax.process_index()}.{CONFIG_FILE}"
+  partial.write_text(text)
+  partial.replace(workdir / CONFIG_FILE)
+
+
+def load_config(
+  workdir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> ConfigDict:
+  """Reads the config that a run was started with.
+
+  Args:
+    workdir: Of the run.
+    overrides: Dotted keys, without "config.", to values that replace the run's.
+
+  Returns:
+    A locked, validated config. Keys that the run did not know have their defaults.
+
+  Raises:
+    FileNotFoundError: If there is no run.
+    ValueError: If the file is damaged, or a key is unknown or of another type.
+  """
+  path = pathlib.Path(workdir).expanduser() / CONFIG_FILE
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"workdir {workdir}: expected a training run with a {CONFIG_FILE}, found none"
+    )
+  config = base.get_config()
+  try:
+    stored = flatten(json.loads(path.read_text()))
+    for key, value in {**stored, **(overrides or {})}.items():
+      _set(config, key, value)
+  except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    reason = " ".join(str(error).split())
+    raise ValueError(f"{path}: expected keys of the base config, {reason}") from error
+  base.validate(config)
+  return config
+
+
+def load(
+  workdir: str | os.PathLike[str],
+  which: str | int = "best",
+  overrides: Mapping[str, Any] | None = None,
+) -> Run:
+  """Reads a run's network.
+
+  Args:
+    workdir: Of the run.
+    which: The checkpoint: "best" by PA-MPJPE, "latest", or a step.
+    overrides: As for `load_config`.
+
+  Returns:
+    The network and its parameters on the host.
+
+  Raises:
+    FileNotFoundError: If there is no run or no such checkpoint.
+    ValueError: If the checkpoint is damaged or of another architecture.
+  """
+  workdir = pathlib.Path(workdir).expanduser()
+  config = load_config(workdir, overrides)
+  network = setup.build(config)
+  like = expected_variables(network.model, network.template, config.data.image_px)
+  restored = checkpoint.restore_variables(workdir / CHECKPOINT_FOLDER, which, like)
+  return Run(config, network, restored.tree, restored.step)
+
+
+def expected_variables(
+  model: nn.Module, template: Template, image_px: int
+) -> dict[str, Any]:
+  """Shapes and types of a network's variables; allocates nothing."""
+
+  def init(key):
+    image = jnp.zeros((1, image_px, image_px, 3))
+    return model.init(key, image, template, None, train=False)
+
+  variables = jax.eval_shape(init, jax.random.key(0))
+  return {
+    "params": variables["params"],
+    "batch_stats": variables.get("batch_stats", {}),
+  }
+
+
+def parse_checkpoint(text: str) -> str | int:
+  """Reads a --checkpoint flag.
+
+  Raises:
+    ValueError: If it is neither "best" nor "latest" nor a step.
+  """
+  if text in ("best", "latest"):
+    return text
+  if text.isdecimal():
+    return int(text)
+  raise ValueError(f"--checkpoint: expected best, latest or a step, got {text!r}")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested settings by dotted key, as overrides name them."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+  """Sets a dotted key; JSON's lists become tuples again."""
+  *sections, name = key.split(".")
+  for section in sections:
+    config = config[section]
+  config[name] = tuple(value) if isinstance(value, list) else value

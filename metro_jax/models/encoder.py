@@ -1,0 +1,185 @@
+"""The encoder stack: BERT layers whose width shrinks block by block.
+
+Block i maps tokens of one width to tokens of the next through a narrower hidden
+width; the last block ends in the three coordinates.
+
+Source: METRO section 3.1; released code, metro/modeling/bert/modeling_metro.py and
+  modeling_bert.py.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from metro_jax.models.layers import EXACT
+
+normal_init = nn.initializers.normal(0.02)
+LAYER_NORM_EPSILON = 1e-12
+
+
+class Encoder(nn.Module):
+  """Encoder blocks in sequence.
+
+  Attributes:
+    hidden_widths: Width inside each block.
+    output_widths: What each block projects down to.
+    feedforward_widths: Inner width of each block's feed-forward layers.
+    num_layers: Attention layers a block.
+    num_heads: Attention heads a layer.
+    max_positions: Rows of the learned position embedding.
+    dropout: Rate of all four dropouts.
+    dtype: Type of the arithmetic; None follows the parameters. The last block's
+      output is coordinates and never narrower than the parameters.
+  """
+
+  hidden_widths: tuple[int, ...]
+  output_widths: tuple[int, ...]
+  feedforward_widths: tuple[int, ...]
+  num_layers: int = 4
+  num_heads: int = 4
+  max_positions: int = 512
+  dropout: float = 0.1
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, tokens: Float[Array, "b t d"], train: bool = False
+  ) -> Float[Array, "b t _"]:
+    widths = zip(
+      self.hidden_widths, self.output_widths, self.feedforward_widths, strict=True
+    )
+    last = len(self.hidden_widths) - 1
+    for n, (hidden, output, feedforward) in enumerate(widths):
+      tokens = EncoderBlock(
+        hidden_width=hidden,
+        output_width=output,
+        feedforward_width=feedforward,
+        num_layers=self.num_layers,
+        num_heads=self.num_heads,
+        max_positions=self.max_positions,
+        dropout=self.dropout,
+        dtype=self.dtype,
+        output_dtype=None if n == last else self.dtype,
+        output_precision=EXACT if n == last else None,
+        name=f"block{n}",
+      )(tokens, train)
+    return tokens
+
+
+class EncoderBlock(nn.Module):
+  """Embedding with positions, attention layers, projection, and a linear shortcut.
+
+  y = head(layers(embed(x) + position)) + residual(x). There is no LayerNorm on the
+  embedding.
+  """
+
+  hidden_width: int
+  output_width: int
+  feedforward_width: int
+  num_layers: int
+  num_heads: int
+  max_positions: int
+  dropout: float
+  dtype: DTypeLike | None
+  output_dtype: DTypeLike | None
+  output_precision: jax.lax.Precision | None
+
+  @nn.compact
+  def __call__(
+    self, tokens: Float[Array, "b t d"], train: bool
+  ) -> Float[Array, "b t _"]:
+    if tokens.shape[1] > self.max_positions:
+      raise ValueError(
+        f"encoder: expected at most max_positions = {self.max_positions} tokens, "
+        f"got {tokens.shape[1]}"
+      )
+    shape = (self.max_positions, self.hidden_width)
+    positions = self.param("position_embedding", normal_init, shape)
+    x = _dense(self.hidden_width, self.dtype, "embedding")(tokens)
+    x += positions[: x.shape[1]].astype(x.dtype)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    self.sow("intermediates", "embed", x)
+    for n in range(self.num_layers):
+      x = EncoderLayer(
+        self.num_heads,
+        self.feedforward_width,
+        self.dropout,
+        self.dtype,
+        name=f"layer{n}",
+      )(x, train)
+    head, residual = (
+      _dense(self.output_width, self.output_dtype, name, self.output_precision)
+      for name in ("head", "residual")
+    )
+    output = head(x) + residual(tokens)
+    self.sow("intermediates", "output", output)
+    return output
+
+
+class EncoderLayer(nn.Module):
+  """BERT's layer: attention and feed-forward, each LayerNorm(x + dropout(f(x)))."""
+
+  num_heads: int
+  feedforward_width: int
+  dropout: float
+  dtype: DTypeLike | None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
+    width = x.shape[-1]
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    context = SelfAttention(self.num_heads, self.dropout, self.dtype, name="attention")(
+      x, train
+    )
+    self.sow("intermediates", "ctx", context)
+    attended = drop(_dense(width, self.dtype, "attention_output")(context))
+    x = self._layer_norm("attention_norm")(x + attended)
+    self.sow("intermediates", "attn", x)
+    inner = _dense(self.feedforward_width, self.dtype, "feedforward_inner")(x)
+    inner = nn.gelu(inner, approximate=False)
+    self.sow("intermediates", "inter", inner)
+    outer = drop(_dense(width, self.dtype, "feedforward_output")(inner))
+    x = self._layer_norm("output_norm")(x + outer)
+    self.sow("intermediates", "output", x)
+    return x
+
+  def _layer_norm(self, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(
+      LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=name
+    )
+
+
+class SelfAttention(nn.Module):
+  """softmax(Q Kᵀ / √(d / heads)) V, every token to every token."""
+
+  num_heads: int
+  dropout: float
+  dtype: DTypeLike | None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
+    batch, count, width = x.shape
+    head_width = width // self.num_heads
+    query, key, value = (
+      _dense(width, self.dtype, name)(x).reshape(batch, count, -1, head_width)
+      for name in ("query", "key", "value")
+    )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query * head_width**-0.5, key)
+    # Softmax in at least float32, whatever the products are computed in.
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    weights = nn.softmax(scores).astype(x.dtype)
+    weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, count, width)
+
+
+def _dense(
+  features: int,
+  dtype: DTypeLike | None,
+  name: str,
+  precision: jax.lax.Precision | None = None,
+) -> nn.Dense:
+  return nn.Dense(
+    features, dtype=dtype, precision=precision, kernel_init=normal_init, name=name
+  )

@@ -1,0 +1,187 @@
+"""Convolution, batch normalisation and linear maps as PyTorch computes them.
+
+Every layer computes in `dtype`; None means the type of its parameters and input,
+which is how float64 works. Parameters and statistics are kept in float32.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+Array = Any  # NumPy's or JAX's
+
+# For the layers whose outputs are coordinates: the fast modes of accelerators round
+# factors to 8 or 10 bits, which is millimetres on a body.
+EXACT = jax.lax.Precision.HIGHEST
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+  """U(-1/√fan_in, 1/√fan_in): PyTorch's default for weights and biases alike."""
+  bound = 1 / math.sqrt(fan_in)
+
+  def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class Conv(nn.Module):
+  """A square convolution without bias; k // 2 zeros on every side."""
+
+  features: int
+  kernel_size: int = 1
+  stride: int = 1
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ _"]:
+    k, stride = self.kernel_size, self.stride
+    shape = (k, k, x.shape[-1], self.features)
+    kernel = self.param("kernel", kaiming_fan_out, shape)
+    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+    if k == 1:  # a matrix product, whose gradient is a third faster on CPUs
+      return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      window_strides=(stride, stride),
+      padding=[(k // 2, k // 2)] * 2,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class BatchNorm(nn.Module):
+  """y = (x - mean) / √(var + ε) · scale + bias, over batch and pixels.
+
+  In training the statistics are the batch's, of all devices along `axis_name`, and
+  the running ones move a tenth towards them; like PyTorch's, the running variance
+  takes the unbiased estimate, which Flax's own layer does not.
+  """
+
+  axis_name: str | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> Float[Array, "b h w c"]:
+    c = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (c,))
+    bias = self.param("bias", nn.initializers.zeros, (c,))
+    mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+    var = self.variable("batch_stats", "var", jnp.ones, (c,))
+    (out,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+    out_dtype = out.dtype if self.dtype else jnp.promote_types(out.dtype, scale.dtype)
+    x = x.astype(jnp.promote_types(x.dtype, scale.dtype))
+    if not train:
+      y = _normalize(x, mean.value, jax.lax.rsqrt(var.value + self.epsilon))
+      return (y * scale + bias).astype(out_dtype)
+    # Outside of the mapped step, as in init, the axis does not exist.
+    axis_name = None if self.is_initializing() else self.axis_name
+    y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, axis_name)
+    if not self.is_initializing():
+      count = x.size // c * (jax.lax.psum(1, axis_name) if axis_name else 1)
+      unbiased = batch_var * (count / max(count - 1, 1))
+      mean.value = self._moved(mean.value, batch_mean)
+      var.value = self._moved(var.value, unbiased)
+    return y.astype(out_dtype)
+
+  def _moved(self, old: Float[Array, " c"], new: Float[Array, " c"]) -> Array:
+    return self.momentum * old + (1 - self.momentum) * new
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm(
+  x: Float[Array, "b h w c"],
+  scale: Float[Array, " c"],
+  bias: Float[Array, " c"],
+  epsilon: float,
+  axis_name: str | None,
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+  """Normalises with the batch's own statistics.
+
+  The gradient is written out because automatic differentiation makes several passes
+  of it where two do. With x̂ = (x - mean) / √(var + ε) and ⟨·⟩ the mean over batch,
+  pixels and devices: ∂x = scale / √(var + ε) · (∂y - ⟨∂y⟩ - x̂ ⟨∂y x̂⟩).
+
+  Args:
+    x: Activations.
+    scale: Per channel.
+    bias: Per channel.
+    epsilon: Added to the variance.
+    axis_name: The mapped axis of the devices that share statistics, if any.
+
+  Returns:
+    The result, the mean and the biased variance; the last two pass no gradient.
+
+  Source: Ioffe and Szegedy, "Batch Normalization", 2015, section 3.
+  """
+  return _batch_norm_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _batch_norm_forward(x, scale, bias, epsilon, axis_name):
+  mean = _mean(x, axis_name)
+  var = jnp.maximum(_mean(jnp.square(x), axis_name) - jnp.square(mean), 0)
+  inverse = jax.lax.rsqrt(var + epsilon)
+  y = _normalize(x, mean, inverse) * scale + bias
+  return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _batch_norm_backward(epsilon, axis_name, saved, gradients):
+  x, scale, mean, inverse = saved
+  dy = gradients[0]
+  normal = _normalize(x, mean, inverse)
+  dbias, dscale = dy.sum((0, 1, 2)), (dy * normal).sum((0, 1, 2))
+  count = x.size // x.shape[-1]
+  mean_dy, mean_dy_normal = dbias / count, dscale / count
+  if axis_name:
+    mean_dy, mean_dy_normal = jax.lax.pmean((mean_dy, mean_dy_normal), axis_name)
+  dx = (dy - mean_dy - normal * mean_dy_normal) * (scale * inverse)
+  return dx, dscale, dbias
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _normalize(x: Array, mean: Array, inverse: Array) -> Array:
+  return (x - mean) * inverse
+
+
+def _mean(x: Array, axis_name: str | None) -> Array:
+  mean = x.mean((0, 1, 2))
+  return jax.lax.pmean(mean, axis_name) if axis_name else mean
+
+
+class Mix(nn.Module):
+  """A linear map over the second axis: y[b, o] = Σ_i kernel[i, o] x[b, i] + bias[o].
+
+  It mixes grid positions into tokens, and coarse vertices into finer ones.
+  """
+
+  features: int
+  kernel_init: Initializer | None = None  # None is PyTorch's default
+  bias_init: Initializer | None = None
+  dtype: DTypeLike | None = None
+  precision: jax.lax.Precision | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b i c"]) -> Float[Array, "b _ c"]:
+    inputs = x.shape[1]
+    default = torch_uniform(inputs)
+    shape = (inputs, self.features)
+    kernel = self.param("kernel", self.kernel_init or default, shape)
+    bias = self.param("bias", self.bias_init or default, (self.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    mixed = jnp.einsum("bic,io->boc", x, kernel, precision=self.precision)
+    return mixed + bias[:, None]

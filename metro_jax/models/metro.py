@@ -1,0 +1,224 @@
+"""METRO: one image and a template in, joints, meshes and a camera out.
+
+Source: Lin, Wang and Liu, "End-to-End Human Pose and Mesh Reconstruction with
+  Transformers", CVPR 2021, section 3.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from metro_jax.body import mesh_levels
+from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.body.template import Template
+from metro_jax.models.encoder import Encoder
+from metro_jax.models.layers import EXACT, Mix, torch_uniform
+from metro_jax.models.resnet import ResNet
+
+AXIS = "data"  # of the devices that train together
+MASKED = 0.01  # what every channel of a masked token is set to
+
+AnyArray = Any  # NumPy's or JAX's
+
+
+@flax.struct.dataclass
+class Prediction:
+  """What the network says of a batch; metres, camera frame, pelvis near the origin.
+
+  Attributes:
+    camera: s, tx, ty of the weak perspective, in the crop's [-1, 1].
+    joints: In the template's order.
+    vertices: Per mesh level, coarse to fine.
+  """
+
+  camera: Float[AnyArray, "b 3"]
+  joints: Float[AnyArray, "b j 3"]
+  vertices: tuple[Float[AnyArray, "b _ 3"], ...]
+
+
+class METRO(nn.Module):
+  """The whole network, for a body or a hand.
+
+  Attributes:
+    backbone: Images (b, h, w, 3) and `train` to a feature map (b, gh, gw, c).
+    encoder: Tokens (b, t, 3 + c) to coordinates (b, t, 3).
+    upsampled: Vertices of the mesh levels above the template's, coarse to fine.
+    upsampling_inits: First values of their kernels; empty for PyTorch's default and
+      otherwise one a level, with zero biases.
+    token_source: "grid" mixes the map's positions into one image vector a token;
+      "pooled" gives every token the map's mean.
+    camera_tokens: The camera is read off the "vertices" or off "all" tokens.
+    camera_hidden_width: Inner width of the camera's head.
+    dtype: Type of the token mixing's arithmetic; None follows the parameters. The
+      heads that give coordinates always follow them.
+  """
+
+  backbone: nn.Module
+  encoder: nn.Module
+  upsampled: tuple[int, ...]
+  upsampling_inits: tuple[Initializer, ...] = ()
+  token_source: str = "grid"
+  camera_tokens: str = "vertices"
+  camera_hidden_width: int = 250
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    images: Float[AnyArray, "b h w 3"],
+    template: Template,
+    token_mask: Bool[AnyArray, "b t"] | None = None,
+    train: bool = False,
+  ) -> Prediction:
+    """Runs the network.
+
+    Args:
+      images: Crops, normalised by ImageNet's mean and deviation.
+      template: The queries' coordinates, j joints and v vertices.
+      token_mask: True where mask modelling hides one of the t = j + v tokens.
+      train: Whether dropout is on (needs the "dropout" key) and BatchNorm uses, and
+        moves, the batch's statistics.
+
+    Returns:
+      In at least float32, whatever the type of the arithmetic.
+    """
+    num_joints = template.joints.shape[0]
+    queries = jnp.concatenate([template.joints, template.vertices])
+    features = self.backbone(images, train)
+    tokens = self._image_tokens(features, len(queries))
+    queries = jnp.broadcast_to(queries, (len(tokens), *queries.shape))
+    tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)
+    if token_mask is not None:
+      tokens = jnp.where(token_mask[..., None], MASKED, tokens)
+    self.sow("intermediates", "features_in", tokens)
+    points = self.encoder(tokens, train)
+    points = points.astype(jnp.promote_types(points.dtype, jnp.float32))
+    joints, vertices = points[:, :num_joints], points[:, num_joints:]
+    camera = self._camera(vertices if self.camera_tokens == "vertices" else points)
+    return Prediction(camera, joints, self._upsample(vertices))
+
+  def _image_tokens(self, features: Array, count: int) -> Float[Array, "b t c"]:
+    """One image vector a token; the rows of the grid come one after another."""
+    batch, height, width, channels = features.shape
+    if self.token_source == "pooled":
+      pooled = features.mean((1, 2))
+      self.sow("intermediates", "feat", pooled)
+      return jnp.broadcast_to(pooled[:, None], (batch, count, channels))
+    self.sow("intermediates", "feat", features)
+    grid = features.reshape(batch, height * width, channels)
+    tokens = Mix(count, dtype=self.dtype, name="token_mixing")(grid)
+    self.sow("intermediates", "tokens", tokens)
+    return tokens
+
+  def _camera(self, points: Float[Array, "b n 3"]) -> Float[Array, "b 3"]:
+    x = _exact_dense(1, 3, "camera_coordinates")(points)[..., 0]
+    x = _exact_dense(self.camera_hidden_width, x.shape[-1], "camera_hidden")(x)
+    return _exact_dense(3, x.shape[-1], "camera_output")(x)
+
+  def _upsample(self, vertices: Float[Array, "b v 3"]) -> tuple[Array, ...]:
+    levels = [vertices]
+    for n, count in enumerate(self.upsampled):
+      init = self.upsampling_inits[n] if self.upsampling_inits else None
+      bias_init = nn.initializers.zeros if init else None
+      mix = Mix(count, init, bias_init, precision=EXACT, name=f"upsampling{n}")
+      levels.append(mix(levels[-1]))
+    return tuple(levels)
+
+
+def _exact_dense(features: int, fan_in: int, name: str) -> nn.Dense:
+  init = torch_uniform(fan_in)
+  return nn.Dense(
+    features, precision=EXACT, kernel_init=init, bias_init=init, name=name
+  )
+
+
+def build(
+  config: ConfigDict, levels: MeshLevels, axis_name: str | None = AXIS
+) -> METRO:
+  """Makes the network that a config describes; allocates nothing on a device.
+
+  Args:
+    config: The whole config.
+    levels: The body's mesh levels, those of `config.body.levels`.
+    axis_name: The mapped axis over which BatchNorm shares its statistics in
+      training; None where the step is not mapped.
+
+  Returns:
+    The module. Its parameters come from `init` or a checkpoint.
+
+  Raises:
+    ValueError: If the levels are not the config's.
+  """
+  counts, model = tuple(levels.counts), config.model
+  if counts != tuple(config.body.levels):
+    raise ValueError(
+      f"config.body.levels: expected the mesh's levels {counts}, "
+      f"got {tuple(config.body.levels)}"
+    )
+  dtype = None if model.compute_dtype == "float32" else jnp.dtype(model.compute_dtype)
+  return METRO(
+    backbone=ResNet(model.backbone, model.backbone_width, axis_name, dtype),
+    encoder=Encoder(
+      tuple(model.hidden_widths),
+      tuple(model.output_widths),
+      tuple(model.feedforward_widths),
+      num_layers=model.num_layers,
+      num_heads=model.num_heads,
+      max_positions=model.max_positions,
+      dropout=model.dropout,
+      dtype=dtype,
+    ),
+    upsampled=counts[-2::-1],
+    upsampling_inits=_upsampling_inits(model.upsampling_init, levels),
+    token_source=model.token_source,
+    camera_tokens=model.camera_tokens,
+    camera_hidden_width=model.camera_hidden_width,
+    dtype=dtype,
+  )
+
+
+def _upsampling_inits(name: str, levels: MeshLevels) -> tuple[Initializer, ...]:
+  """One initializer a step up; none for PyTorch's default."""
+  if name == "torch":
+    return ()
+  steps = range(len(levels.counts) - 2, -1, -1)
+  return tuple(_geometry(levels, step) for step in steps)
+
+
+def _geometry(levels: MeshLevels, step: int) -> Initializer:
+  """A kernel that starts as the mesh's own interpolation."""
+
+  def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    del key
+    matrix = np.asarray(mesh_levels.upsample_matrix(levels, step)).T
+    if matrix.shape != tuple(shape):
+      raise ValueError(f"upsampling kernel: expected {shape}, got {matrix.shape}")
+    return jnp.asarray(matrix, dtype)
+
+  return init
+
+
+def parameter_counts(params: Mapping[str, Any]) -> dict[str, int]:
+  """Numbers in each of the network's modules.
+
+  Args:
+    params: The "params" collection: arrays, or shapes from `jax.eval_shape`.
+
+  Returns:
+    By name of the module, in the network's order, with the sum as "total".
+  """
+  counts = {
+    name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(module))
+    for name, module in params.items()
+  }
+  return {**counts, "total": sum(counts.values())}

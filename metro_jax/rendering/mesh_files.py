@@ -1,0 +1,118 @@
+"""Meshes as files: GLB and OBJ for viewers, npz for programs; metres everywhere.
+
+npz keeps the camera frame (x right, y down, z away from the camera). Viewers expect
+y up, so GLB and OBJ hold the mesh turned by 180 degrees about x: (x, y, z) ->
+(x, -y, -z). There x is still the picture's right, y is up and z points at the viewer;
+a person who faced the camera faces the viewer.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int
+
+SKIN_RGBA = (168, 196, 235, 255)
+Y_UP = np.array([1.0, -1.0, -1.0], np.float32)
+
+
+def to_y_up(points_m: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+  """Turns camera-frame points by 180 degrees about x; its own inverse."""
+  return points_m * Y_UP
+
+
+def write_glb(
+  path: str | os.PathLike[str],
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+) -> None:
+  """Writes a binary glTF file with smooth normals; y up, metres.
+
+  Args:
+    path: Ends in .glb; its folder must exist.
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, counter-clockwise seen from outside.
+  """
+  _export(path, _mesh(vertices_m, faces), "glb", include_normals=True)
+
+
+def write_obj(
+  path: str | os.PathLike[str],
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+) -> None:
+  """Writes a Wavefront file that keeps the order of the vertices; y up, metres.
+
+  Args:
+    path: Ends in .obj; its folder must exist.
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, counter-clockwise seen from outside.
+  """
+  plain = _mesh(vertices_m, faces)
+  plain.visual = trimesh.visual.ColorVisuals()
+  header = "metro_jax mesh; metres, y up, z towards the viewer"
+  _export(path, plain, "obj", include_normals=False, header=header, digits=6)
+
+
+def write_npz(
+  path: str | os.PathLike[str],
+  vertices_m: Float[np.ndarray, "v 3"],
+  joints_m: Float[np.ndarray, "j 3"],
+  joint_names: Sequence[str],
+  camera: Float[np.ndarray, "3"],
+  faces: Int[np.ndarray, "f 3"],
+  extra: Mapping[str, np.ndarray] | None = None,
+) -> None:
+  """Writes everything a program needs, readable without pickles.
+
+  Args:
+    path: Ends in .npz; its folder must exist.
+    vertices_m: Camera frame, metres.
+    joints_m: Camera frame, metres.
+    joint_names: One a joint.
+    camera: s, tx, ty in the box's [-1, 1].
+    faces: Vertex numbers, three a face.
+    extra: Further arrays by name.
+
+  Raises:
+    ValueError: If the names are not as many as the joints, or an extra array has
+      the name of one of these.
+  """
+  if len(joint_names) != len(joints_m):
+    raise ValueError(
+      f"write_npz: expected {len(joints_m)} joint names, got {len(joint_names)}"
+    )
+  arrays = {
+    "vertices_m": vertices_m,
+    "joints_m": joints_m,
+    "joint_names": np.array(list(joint_names)),
+    "camera": camera,
+    "faces": faces.astype(np.int32),
+  }
+  taken = sorted(arrays.keys() & (extra or {}).keys())
+  if taken:
+    raise ValueError(f"write_npz: extra arrays must have other names than {taken}")
+  partial = _partial(path)
+  with partial.open("wb") as file:
+    np.savez_compressed(file, **arrays, **(extra or {}))
+  partial.replace(path)
+
+
+def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
+  color = np.tile(np.array(SKIN_RGBA, np.uint8), (len(vertices_m), 1))
+  return trimesh.Trimesh(to_y_up(vertices_m), faces, vertex_colors=color, process=False)
+
+
+def _export(path, mesh: trimesh.Trimesh, kind: str, **options) -> None:
+  """Writes beside the path and then moves, so that no half file stays behind."""
+  partial = _partial(path)
+  data = mesh.export(file_type=kind, **options)
+  partial.write_bytes(data.encode() if isinstance(data, str) else data)
+  partial.replace(path)
+
+
+def _partial(path: str | os.PathLike[str]) -> Path:
+  path = Path(path)
+  return path.with_name(path.name + ".partial")

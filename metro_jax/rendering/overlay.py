@@ -1,0 +1,323 @@
+"""Pictures of a mesh: over the photograph, from the side, as a skeleton, in a sheet.
+
+Everything takes plain NumPy arrays in the camera frame (x right, y down, z away from
+the camera, metres) and returns RGB uint8 pictures.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from metro_jax.body import camera as cameras
+from metro_jax.body import joints as joint_sets
+from metro_jax.rendering import rasterizer
+
+SKIN_RGB = (0.66, 0.77, 0.92)
+LEFT_RGB = (64, 148, 255)
+RIGHT_RGB = (255, 128, 60)
+MIDDLE_RGB = (245, 245, 245)
+PAPER_RGB = (247, 247, 249)
+INK_RGB = (52, 56, 64)
+# A mesh is drawn at twice the picture's resolution, but never larger than this, so
+# that a 50-megapixel photograph costs no more than a small one.
+SUPERSAMPLE = 2
+LARGEST_RASTER_PX = 1400
+# Directions towards the lights, and their strengths: a key light over the viewer's
+# left shoulder, a fill from the right, and the sky.
+LIGHTS = (
+  ((-0.45, -0.65, -0.62), 0.68),
+  ((0.75, -0.15, -0.65), 0.24),
+  ((0.0, -1.0, 0.0), 0.12),
+)
+AMBIENT = 0.27
+
+
+class Box(NamedTuple):
+  """An upright square of a picture, in continuous pixels; it may reach outside."""
+
+  center_x: float
+  center_y: float
+  side: float
+
+
+def whole_picture(height: int, width: int) -> Box:
+  """Returns the centred square that holds the whole picture."""
+  return Box(width / 2, height / 2, float(max(height, width)))
+
+
+def to_pixels(
+  points_m: Float[np.ndarray, "n 3"], camera: Float[np.ndarray, "3"], box: Box
+) -> Float[np.ndarray, "n 2"]:
+  """Projects points into the picture whose square `box` the network saw.
+
+  pixel = center + s * (X_xy + (tx, ty)) * side / 2
+
+  Args:
+    points_m: Camera frame, metres.
+    camera: s, tx, ty of the weak perspective in the box's [-1, 1].
+    box: The square, in pixels of the picture.
+
+  Returns:
+    x, y in pixels of the picture.
+  """
+  in_box = cameras.weak_perspective(points_m, camera)
+  center_px = np.array([box.center_x, box.center_y])
+  return cameras.crop_to_pixels(in_box, center_px, np.array(box.side))
+
+
+def overlay(
+  image: UInt8[np.ndarray, "h w 3"],
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+  camera: Float[np.ndarray, "3"],
+  box: Box | None = None,
+  opacity: float = 0.88,
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Draws a smoothly shaded, slightly translucent mesh over the photograph.
+
+  Args:
+    image: RGB.
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, three a face.
+    camera: s, tx, ty in the box's [-1, 1].
+    box: The square that the network saw; by default `whole_picture`.
+    opacity: 1 hides the photograph behind the mesh.
+
+  Returns:
+    A new picture of the same size.
+
+  Raises:
+    ValueError: If a vertex or the camera is not finite.
+  """
+  height, width = image.shape[:2]
+  box = box or whole_picture(height, width)
+  points_px = np.column_stack([to_pixels(vertices_m, camera, box), vertices_m[:, 2]])
+  _require_finite("overlay", points_px)
+  return _blend(image, points_px, vertices_m, faces, opacity)
+
+
+def side_view(
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+  size_px: int = 224,
+  degrees: float = 90.0,
+) -> UInt8[np.ndarray, "s s 3"]:
+  """Draws the mesh turned about the vertical, fitted to a clean square.
+
+  Args:
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, three a face.
+    size_px: Side of the picture.
+    degrees: Turn; at 90 the viewer stands at the person's side, where the picture's
+      right is, and what was near the camera is on the left.
+
+  Returns:
+    RGB.
+
+  Raises:
+    ValueError: If a vertex is not finite.
+  """
+  _require_finite("side_view", vertices_m)
+  turned = turn_about_vertical(vertices_m, degrees)
+  low, high = turned.min(axis=0), turned.max(axis=0)
+  extent = max((high - low)[:2].max(), 1e-6)
+  scale = 0.88 * size_px / extent
+  xy = (turned[:, :2] - (low + high)[:2] / 2) * scale + size_px / 2
+  points_px = np.column_stack([xy, turned[:, 2]])
+  return _blend(_clean_background(size_px), points_px, turned, faces, 1.0)
+
+
+def turn_about_vertical(
+  points_m: Float[np.ndarray, "n 3"], degrees: float
+) -> Float[np.ndarray, "n 3"]:
+  """Turns points about their middle's vertical; at 90, (x, y, z) -> (z, y, -x)."""
+  middle = (points_m.min(axis=0) + points_m.max(axis=0)) / 2
+  cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+  rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+  return ((points_m - middle) @ rotation.T + middle).astype(points_m.dtype)
+
+
+def draw_skeleton(
+  image: UInt8[np.ndarray, "h w 3"],
+  joints_px: Float[np.ndarray, "j 2"],
+  names: Sequence[str],
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Draws bones and joints; blue on the person's left, orange on the right.
+
+  Args:
+    image: RGB.
+    joints_px: Continuous pixels, x and y; a joint that is not finite is left out.
+    names: One a joint. Bones of `body.joints.BONES` with both ends named are drawn.
+
+  Returns:
+    A new picture.
+
+  Raises:
+    ValueError: If the names are not as many as the joints.
+  """
+  if len(names) != len(joints_px):
+    raise ValueError(
+      f"draw_skeleton: expected {len(joints_px)} joint names, got {len(names)}"
+    )
+  canvas = image.copy()
+  thickness = max(1, round(min(image.shape[:2]) / 110))
+  places = {
+    name: tuple(round(16 * (float(c) - 0.5)) for c in joint)
+    for name, joint in zip(names, joints_px, strict=True)
+    if np.isfinite(joint).all()
+  }
+  for first, second in joint_sets.BONES:
+    if first in places and second in places:
+      color = _side_color(first, second)
+      ends = places[first], places[second]
+      cv2.line(canvas, *ends, color, thickness, cv2.LINE_AA, shift=4)
+  for name, place in places.items():
+    radius = int(16 * 0.9 * thickness)
+    cv2.circle(canvas, place, radius, _side_color(name), -1, cv2.LINE_AA, shift=4)
+  return canvas
+
+
+def contact_sheet(
+  images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+  columns: int,
+  captions: Sequence[str] | None = None,
+  cell_px: int = 256,
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Lays pictures out in a grid, each fitted into a square, captions below.
+
+  Args:
+    images: RGB, of any sizes.
+    columns: Pictures a row; fewer pictures make a narrower sheet.
+    captions: One a picture; letters outside ASCII become "?".
+    cell_px: Side of a picture's square.
+
+  Returns:
+    RGB.
+
+  Raises:
+    ValueError: If there is no picture, no column, or another count of captions.
+  """
+  if not images or columns < 1:
+    raise ValueError(
+      "contact_sheet: expected at least one image and one column, "
+      f"got {len(images)} and {columns}"
+    )
+  if captions is not None and len(captions) != len(images):
+    raise ValueError(
+      f"contact_sheet: expected {len(images)} captions, got {len(captions)}"
+    )
+  columns = min(columns, len(images))
+  rows = -(-len(images) // columns)
+  gap = max(4, cell_px // 32)
+  step_x, step_y = cell_px + gap, cell_px + gap + (22 if captions else 0)
+  sheet = np.empty((rows * step_y + gap, columns * step_x + gap, 3), np.uint8)
+  sheet[:] = PAPER_RGB
+  for i, image in enumerate(images):
+    top, left = gap + i // columns * step_y, gap + i % columns * step_x
+    sheet[top : top + cell_px, left : left + cell_px] = _fit(image, cell_px)
+    if captions:
+      _write(sheet, captions[i], left, top + cell_px + 15, cell_px)
+  return sheet
+
+
+def _require_finite(place: str, values: np.ndarray) -> None:
+  if not np.isfinite(values).all():
+    raise ValueError(f"{place}: expected finite vertices and camera, got NaN or inf")
+
+
+def _blend(image, points_px, vertices_m, faces, opacity):
+  """Draws the mesh over the image; only the mesh's own rectangle is worked on."""
+  height, width = image.shape[:2]
+  low = np.floor(points_px[:, :2].min(axis=0)).astype(int) - 1
+  high = np.ceil(points_px[:, :2].max(axis=0)).astype(int) + 1
+  left, top = np.maximum(low, 0)
+  right, bottom = np.minimum(high, (width, height))
+  canvas = image.copy()
+  if left >= right or top >= bottom:
+    return canvas
+  size = (int(right - left), int(bottom - top))
+  layer = _draw_layer(points_px - (left, top, 0), vertices_m, faces, size)
+  alpha = layer[..., 3:] * opacity
+  region = canvas[top:bottom, left:right]
+  mixed = region * (1 - alpha) + 255 * opacity * layer[..., :3]
+  canvas[top:bottom, left:right] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+  return canvas
+
+
+def _draw_layer(points_px, vertices_m, faces, size):
+  """Returns premultiplied RGBA (h, w, 4) in [0, 1] of the given (width, height)."""
+  scale = min(SUPERSAMPLE, LARGEST_RASTER_PX / max(size))
+  width, height = (max(1, round(side * scale)) for side in size)
+  stretch = (width / size[0], height / size[1], 1.0)
+  # A predicted mesh may have folded faces; without them there would be holes.
+  samples = rasterizer.sample_pixels(
+    points_px * stretch, faces, height, width, cull_backfaces=False
+  )
+  normals = rasterizer.vertex_normals(vertices_m, faces)
+  layer = np.zeros((height * width, 4), np.float32)
+  layer[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
+  layer[samples.pixel, 3] = 1.0
+  layer = layer.reshape(height, width, 4)
+  return cv2.resize(layer, size, None, 0, 0, _resampling(scale > 1))
+
+
+def _resampling(shrinks: bool) -> int:
+  return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+
+
+def _shade(normals):
+  """Returns the colour of surfaces seen along +z, whichever way they were wound."""
+  normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+  normals = np.where(normals[:, 2:] > 0, -normals, normals)
+  light = np.full(len(normals), AMBIENT)
+  for direction, strength in LIGHTS:
+    unit = np.array(direction) / np.linalg.norm(direction)
+    light += strength * np.maximum(normals @ unit, 0.0)
+  key = np.array(LIGHTS[0][0]) / np.linalg.norm(LIGHTS[0][0])
+  half = key + np.array([0.0, 0.0, -1.0])
+  half /= np.linalg.norm(half)
+  gloss = 0.12 * np.maximum(normals @ half, 0.0) ** 24
+  color = light[:, None] * np.array(SKIN_RGB) + gloss[:, None]
+  return np.clip(color, 0.0, 1.0)
+
+
+def _clean_background(size_px: int) -> np.ndarray:
+  """Returns a square that darkens a little towards the ground."""
+  shade = np.linspace(1.0, 0.93, size_px)[:, None, None]
+  square = np.broadcast_to(shade * np.array(PAPER_RGB), (size_px, size_px, 3))
+  return np.rint(square).astype(np.uint8)
+
+
+def _side_color(*names: str) -> tuple[int, int, int]:
+  """Returns the colour of a joint or bone; one end on a side is enough."""
+  if any(name.startswith("L_") for name in names):
+    return LEFT_RGB
+  if any(name.startswith("R_") for name in names):
+    return RIGHT_RGB
+  return MIDDLE_RGB
+
+
+def _fit(image: np.ndarray, cell_px: int) -> np.ndarray:
+  """Returns the image scaled into a square, centred on paper."""
+  height, width = image.shape[:2]
+  scale = cell_px / max(height, width)
+  size = (max(1, round(width * scale)), max(1, round(height * scale)))
+  small = cv2.resize(image, size, None, 0, 0, _resampling(scale < 1))
+  cell = np.empty((cell_px, cell_px, 3), np.uint8)
+  cell[:] = PAPER_RGB
+  top, left = (cell_px - size[1]) // 2, (cell_px - size[0]) // 2
+  cell[top : top + size[1], left : left + size[0]] = small
+  return cell
+
+
+def _write(sheet: np.ndarray, text: str, left: int, baseline: int, width: int) -> None:
+  """Writes one line in place, shortened in the middle until it fits."""
+  text = text.encode("ascii", "replace").decode()
+  font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+  while cv2.getTextSize(text, font, scale, 1)[0][0] > width and len(text) > 8:
+    middle = len(text) // 2
+    text = text[: middle - 3] + "..." + text[middle + 2 :]
+  cv2.putText(sheet, text, (left, baseline), font, scale, INK_RGB, 1, cv2.LINE_AA)

@@ -1,0 +1,128 @@
+"""Where a run's numbers go: a JSON line, TensorBoard files, and one live line."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+import numpy as np
+import tensorboardX
+import tqdm
+from jaxtyping import UInt8
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+  """Writes scalars and pictures of a run; a context manager.
+
+  Every call of `scalars` appends one line to `<workdir>/metrics.jsonl` and one point
+  a curve to the TensorBoard files in `<workdir>/tensorboard`. Training shows one
+  live line with the newest loss, the rate and the time left; where there is no
+  terminal the same facts are printed once a log step.
+
+  After a resume the lines and points beyond the restored step are dropped, so that
+  every step stands in the file once.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, first_step: int, num_steps: int, batch_size: int
+  ):
+    self._file = workdir / METRICS_FILE
+    self._drop_after(first_step)
+    self._lines = self._file.open("a", buffering=1)
+    self._board = tensorboardX.SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=first_step + 1, max_queue=100
+    )
+    self._num_steps, self._batch_size = num_steps, batch_size
+    self._step = first_step
+    self._mark = (time.perf_counter(), first_step)
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=first_step,
+      unit="step",
+      desc="training",
+      disable=not sys.stderr.isatty(),
+      dynamic_ncols=True,
+    )
+
+  def __enter__(self) -> "RunLog":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._bar.close()
+    self._lines.close()
+    self._board.close()
+
+  def tick(self, step: int) -> None:
+    """Moves the live line to `step`."""
+    self._bar.update(step - self._step)
+    self._step = step
+
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Logs averaged training metrics together with the rate since the last call."""
+    now, (then, last_step) = time.perf_counter(), self._mark
+    rate = (step - last_step) * self._batch_size / max(now - then, 1e-9)
+    self._mark = (now, step)
+    self.scalars(step, "train", {**metrics, "images_per_second": rate})
+    left_s = (self._num_steps - step) * self._batch_size / max(rate, 1e-9)
+    text = f"loss {metrics['loss']:.4f}, {rate:.1f} images/s"
+    if self._bar.disable:
+      left = tqdm.tqdm.format_interval(left_s)
+      print(f"step {step}/{self._num_steps}: {text}, {left} left", flush=True)
+    else:
+      self._bar.set_postfix_str(text)
+
+  def pause(self) -> None:
+    """Leaves the time until `resume` out of the next training rate."""
+    self._paused_at = time.perf_counter()
+
+  def resume(self) -> None:
+    """Ends a `pause`."""
+    then, step = self._mark
+    self._mark = (then + time.perf_counter() - self._paused_at, step)
+
+  def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+    """Writes one JSON line and one TensorBoard point a value."""
+    numbers = {name: float(value) for name, value in values.items()}
+    self._lines.write(json.dumps({"step": step, "group": group, **numbers}) + "\n")
+    for name, value in numbers.items():
+      self._board.add_scalar(f"{group}/{name}", value, step)
+
+  def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an RGB picture to the TensorBoard files."""
+    self._board.add_image(name, image, step, dataformats="HWC")
+
+  def say(self, text: str) -> None:
+    """Prints without breaking the live line."""
+    if self._bar.disable:
+      print(text, flush=True)
+    else:
+      self._bar.write(text)
+
+  def _drop_after(self, step: int) -> None:
+    if not self._file.exists():
+      return
+    kept = [line for line in read_metrics(self._file.parent) if line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    temporary = self._file.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(self._file)
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+  """The lines of a run's metrics file; a last line cut off by a kill is left out."""
+  lines = []
+  for text in (workdir / METRICS_FILE).read_text().splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      break
+  return lines

@@ -1,0 +1,79 @@
+"""Everything that training changes, as one pytree of arrays."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from metro_jax.body.template import Template
+
+Tree = Any  # nested dicts of arrays, here or stacked over devices
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Parameters, BatchNorm statistics, optimizer state, step and randomness.
+
+  Attributes:
+    params: The network's parameters.
+    batch_stats: Running means and variances; {} where the network has none.
+    opt_state: The optimizer's.
+    step: Updates made so far, int32.
+    key: Raw data of the run's PRNG key, uint32; never changes, every step folds its
+      number in.
+  """
+
+  params: Tree
+  batch_stats: Tree
+  opt_state: Tree
+  step: Any
+  key: Any
+
+  @property
+  def variables(self) -> dict[str, Tree]:
+    """What the network needs to run: params and batch_stats."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  template: Template,
+  image_px: int,
+  seed: int,
+) -> TrainState:
+  """A fresh state, drawn from the seed.
+
+  Args:
+    model: The network.
+    optimizer: What will update it.
+    template: The network's queries.
+    image_px: Side of its square input.
+    seed: The run's.
+
+  Returns:
+    Arrays on the default device. Under `jax.eval_shape` nothing is allocated.
+  """
+  init_key, run_key = jax.random.split(jax.random.key(seed))
+  variables = jax.jit(lambda key: _init(model, key, template, image_px))(init_key)
+  params = variables["params"]
+  return TrainState(
+    params=params,
+    batch_stats=variables.get("batch_stats", {}),
+    opt_state=optimizer.init(params),
+    step=jnp.zeros((), jnp.int32),
+    key=jax.random.key_data(run_key),
+  )
+
+
+def _init(model: nn.Module, key: jax.Array, template: Template, px: int) -> Tree:
+  image = jnp.zeros((1, px, px, 3), jnp.float32)
+  return model.init(key, image, template, None, train=False)
+
+
+def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:
+  """A fresh run's state that starts from given weights."""
+  return state.replace(params=variables["params"], batch_stats=variables["batch_stats"])

@@ -1,0 +1,78 @@
+import json
+import math
+
+import numpy as np
+
+from metro_jax import config as base
+from metro_jax.evaluation import protocols, run_report
+from metro_jax.evaluation.assessment import Assessment
+from metro_jax.evaluation.evaluator import Results
+from metro_jax.training import logs
+
+LINES = [
+  {
+    "step": 10,
+    "group": "train",
+    "loss": 2.0,
+    "vertices": 0.5,
+    "images_per_second": 8.0,
+  },
+  {
+    "step": 20,
+    "group": "train",
+    "loss": 1.0,
+    "vertices": 0.25,
+    "images_per_second": 4.0,
+  },
+  {"step": 20, "group": "validation", "mpjpe_mm": 90.0, "pa_mpjpe_mm": 60.0},
+]
+
+
+def assessment():
+  def made_up(mpvpe, mpjpe, pa):
+    means = {"mpjpe_mm": mpjpe, "mpvpe_mm": mpvpe, "pa_mpjpe_mm": pa}
+    return Results(means, 321, np.zeros(0, np.int64), {})
+
+  return Assessment(
+    "test", made_up(80.0, 70.0, 50.0), made_up(200.0, 140.0, 100.0), protocols.SYNTHETIC
+  )
+
+
+def test_curves_follow_the_log_and_carry_the_baseline():
+  loss, validation, speed = run_report.curves(LINES, assessment().baseline.means_mm)
+  assert [curve.label for curve in loss.curves] == ["total, weighted", "vertices"]
+  assert list(loss.curves[1].steps) == [10, 20]
+  assert list(loss.curves[1].values) == [0.5, 0.25]
+  assert [curve.label for curve in validation.curves] == ["MPJPE", "PA-MPJPE"]
+  levels = {level.curve: level.value for level in validation.levels}
+  assert levels == {"MPVPE": 200, "MPJPE": 140, "PA-MPJPE": 100}
+  assert list(speed.curves[0].values) == [8.0, 4.0]
+
+
+def test_the_report_says_errors_protocol_facts_and_config(tmp_path):
+  text = "".join(json.dumps(line) + "\n" for line in LINES)
+  (tmp_path / logs.METRICS_FILE).write_text(text)
+  path = run_report.write(
+    tmp_path, base.get_config(), assessment(), [], 20, {"Duration": "3 min"}
+  )
+  page = path.read_text()
+  assert path == tmp_path / "report.html"
+  for expected in (
+    "321 test examples, after step 20 of 260,000",
+    "70.0<small>mm",
+    "140.0<small>mm",
+    "\u221250 %",  # 70 against 140
+    "the middle of R_Hip and L_Hip",
+    "<dd>3 min</dd>",
+    "6.0 images/s (median)",
+    "--config.optimizer.learning_rate=0.0001",
+  ):
+    assert expected in page, expected
+
+
+def test_a_metric_without_a_value_does_not_stop_the_report(tmp_path):
+  (tmp_path / logs.METRICS_FILE).write_text("")
+  done = assessment()
+  done.results.means_mm["mpvpe_mm"] = math.nan
+  page = run_report.write(tmp_path, base.get_config(), done, [], 1, {}).read_text()
+  assert "Nothing recorded" in page

@@ -1,0 +1,217 @@
+"""The networks against the released code's numbers, tensor by tensor.
+
+The comparison goes in the network's order, so the first name it reports is the layer
+that is wrong. The weights are made by a rule from their PyTorch names.
+"""
+
+import json
+import pathlib
+import runpy
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from metro_jax import config as base
+from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.body.template import Template
+from metro_jax.models import metro
+from metro_jax.weights import torch_metro
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+fill_value = runpy.run_path(str(GOLDENS / "fill_rule.py"))["fill_value"]
+COUNTS = {"body": (6890, 1723, 431), "hand": (778, 195)}
+JOINTS = {"body": 14, "hand": 21}
+RELATIVE_F64 = 1e-9
+NOISE_FACTOR_F32 = 10
+
+
+def build(kind: str) -> metro.METRO:
+  """The paper's body network, or its hand network: the same class."""
+  config = base.get_config()
+  config.body.levels = COUNTS[kind]
+  config.model.dropout = 0.0  # the goldens are without
+  if kind == "hand":
+    config.model.hidden_widths = (1024, 256, 64)
+    config.model.feedforward_widths = (4096, 1024, 256)
+    config.model.token_source = "pooled"
+    config.model.camera_tokens = "all"
+    config.model.camera_hidden_width = 150
+  levels = MeshLevels(COUNTS[kind], (), (), (), ())
+  return metro.build(config, levels, axis_name=None)
+
+
+def read(name: str) -> dict[str, np.ndarray]:
+  with np.load(GOLDENS / f"{name}.npz") as file:
+    return dict(file)
+
+
+def golden_template(kind: str, goldens: dict[str, np.ndarray]) -> Template:
+  reference = goldens["f64/template.ref_vertices"]
+  return Template(reference[: JOINTS[kind]], reference[JOINTS[kind] :])
+
+
+def golden_images() -> np.ndarray:
+  images = np.random.default_rng(0).standard_normal((2, 3, 224, 224))
+  return images.astype(np.float32).transpose(0, 2, 3, 1)
+
+
+def golden_variables(model: metro.METRO, kind: str) -> dict[str, Any]:
+  """Float32 variables, filled by the rule under the state dict's keys."""
+  counts = (JOINTS[kind], 3), (COUNTS[kind][-1], 3)
+  template = Template(*(np.zeros(shape, np.float32) for shape in counts))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), golden_images()[:1], template)
+  entries = torch_metro.entries(shapes)
+  filled = {entry.key: fill_value(entry.key, entry.shape) for entry in entries}
+  return torch_metro.from_state_dict(filled, shapes)
+
+
+def run(kind: str, dtype: Any, **call: Any) -> dict[str, np.ndarray]:
+  """All outputs and inner tensors in one type of arithmetic, under goldens' names."""
+  model = build(kind)
+  variables = golden_variables(model, kind)
+  template = golden_template(kind, read(f"eval_{kind}_resnet50"))
+  inputs = jax.tree.map(
+    lambda x: np.asarray(x, dtype), (variables, golden_images(), template)
+  )
+  mutable = ["intermediates", "batch_stats"]
+  with jax.enable_x64(dtype == np.float64):
+    forward = jax.jit(lambda v, x, t: model.apply(v, x, t, mutable=mutable, **call))
+    prediction, state = jax.device_get(forward(*inputs))
+  assert prediction.camera.dtype == dtype
+  return {
+    **inner_tensors(state["intermediates"]),
+    **outputs(prediction),
+    **running_statistics(state["batch_stats"]),
+  }
+
+
+def inner_tensors(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
+  """Intermediates by the goldens' names, maps as (b, c, h, w)."""
+  renamed = {
+    "stem_conv": ("backbone.0",),
+    "stem_relu": ("backbone.1", "backbone.2"),
+    "stem_pool": ("backbone.3",),
+    **{f"stage{n}": (f"backbone.{n + 3}",) for n in (1, 2, 3, 4)},
+  }
+  found: dict[str, np.ndarray] = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      inner = "" if name in ("backbone", "encoder") else f"{prefix}{name}."
+      found |= inner_tensors(value, inner)
+      continue
+    value = np.moveaxis(value[0], -1, 1) if value[0].ndim == 4 else value[0]
+    name = f"{prefix}{name}".removesuffix(".output")
+    found |= dict.fromkeys(renamed.get(name, (name,)), value)
+  return found
+
+
+def outputs(prediction: metro.Prediction) -> dict[str, np.ndarray]:
+  names = ("out.vertices", "out.vertices_sub", "out.vertices_sub2")
+  return {
+    "out.camera": prediction.camera,
+    "out.joints3d": prediction.joints,
+    **dict(zip(names, reversed(prediction.vertices), strict=False)),
+  }
+
+
+def running_statistics(batch_stats: Any) -> dict[str, np.ndarray]:
+  variables = {"params": {}, "batch_stats": batch_stats}
+  return torch_metro.to_state_dict(variables)
+
+
+def order(name: str) -> tuple[int, str]:
+  """Sorts tensors from the image to the output."""
+  stages = ("backbone", "feat", "tokens", "features_in", "block", "out")
+  return next(n for n, s in enumerate(stages) if name.startswith(s)), name
+
+
+def golden_names(goldens: dict[str, np.ndarray]) -> list[str]:
+  """What is compared; backbone.8 is the hand's pooled map, stored as feat too."""
+  inner = {name.removeprefix("shape.") for name in goldens if name.startswith("shape.")}
+  out = {name.removeprefix("f64/") for name in goldens if name.startswith("f64/out.")}
+  return sorted((inner | out) - {"backbone.8"}, key=order)
+
+
+def largest_error(name: str, got: np.ndarray, goldens: dict[str, np.ndarray]) -> float:
+  """The largest difference to what is stored of a tensor."""
+  if name.startswith("out."):
+    return float(np.abs(got - goldens[f"f64/{name}"]).max())
+  assert got.size == goldens[f"shape.{name}"].prod(), name
+  flat = got.reshape(-1).astype(np.float64)
+  stored = {
+    "head": flat[:64],
+    "sub": flat[:: goldens[f"step.{name}"]],
+    "stat": np.array([flat.mean(), flat.std(), flat.min(), flat.max()]),
+  }
+  return max(
+    float(np.abs(value - goldens[f"f64/{part}.{name}"]).max())
+    for part, value in stored.items()
+  )
+
+
+def noise(kind: str) -> dict[str, dict[str, float]]:
+  return json.loads((GOLDENS / f"noise_eval_{kind}_resnet50.json").read_text())
+
+
+def assert_like_goldens(kind: str, dtype: Any) -> None:
+  """Every stored tensor of the evaluation forward agrees; names those that do not."""
+  got, goldens = run(kind, dtype), read(f"eval_{kind}_resnet50")
+  wrong = []
+  for name in golden_names(goldens):
+    stored = noise(kind)[name]
+    if dtype == np.float64:
+      allowed = RELATIVE_F64 * stored["max_abs"]
+    else:
+      allowed = NOISE_FACTOR_F32 * stored["max"]
+    error = largest_error(name, got[name], goldens)
+    if not error <= allowed:
+      wrong.append(f"{name}: {error:.2g} > {allowed:.2g}")
+  assert not wrong, "; ".join(wrong)
+
+
+def test_body_forward_is_the_released_codes_in_float64():
+  assert_like_goldens("body", np.float64)
+
+
+@pytest.mark.slow
+def test_body_forward_is_within_float32_noise():
+  assert_like_goldens("body", np.float32)
+
+
+@pytest.mark.slow
+def test_hand_forward_is_the_released_codes_in_float64():
+  assert_like_goldens("hand", np.float64)
+
+
+def test_hand_forward_is_within_float32_noise():
+  assert_like_goldens("hand", np.float32)
+
+
+def golden_mask(goldens: dict[str, np.ndarray]) -> np.ndarray:
+  """The stored masks keep where they are 1 and hide where they are 0."""
+  kept = np.concatenate([goldens["in/mjm_mask"], goldens["in/mvm_mask"]], axis=1)
+  return kept[..., 0] == 0
+
+
+@pytest.mark.slow
+def test_training_forward_with_masked_tokens_is_the_released_codes():
+  goldens = read("train_body_resnet50")
+  mask = golden_mask(goldens)
+
+  got = run("body", np.float64, token_mask=mask, train=True)
+  stored = {
+    "train.camera": got["out.camera"],
+    "train.joints3d": got["out.joints3d"],
+    "train.vertices_sub2": got["out.vertices_sub2"],
+    "train.vertices_sub": got["out.vertices_sub"],
+    "train.vertices": got["out.vertices"][:, ::4],
+  }
+  for name, value in stored.items():
+    np.testing.assert_allclose(value, goldens[f"f64/{name}"], rtol=0, atol=1e-8)
+  keys = json.loads((GOLDENS / "train_body_resnet50.json").read_text())["bn_keys"]
+  sums = [got[key].sum() for key in keys]
+  norms = [np.linalg.norm(got[key]) for key in keys]
+  np.testing.assert_allclose(sums, goldens["f64/bn_sum"], rtol=1e-9, atol=1e-9)
+  np.testing.assert_allclose(norms, goldens["f64/bn_norm"], rtol=1e-9)

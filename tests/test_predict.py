@@ -1,0 +1,125 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import trimesh
+
+from metro_jax import predict
+from metro_jax.body import joints
+from metro_jax.rendering.overlay import Box
+
+# A tetrahedron that stands for the body, half a metre large, around the origin.
+VERTICES_M = np.array(
+  [[-0.2, -0.2, 0], [0.2, -0.2, 0], [0, 0.3, 0], [0, 0, 0.2]], np.float32
+)
+FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)
+JOINTS_M = np.linspace(-0.2, 0.2, 14 * 3, dtype=np.float32).reshape(14, 3)
+CAMERA = np.array([0.8, 0.1, -0.05], np.float32)
+BODY = predict.Body(VERTICES_M, JOINTS_M, CAMERA)
+
+
+def save(path, height=40, width=60):
+  image = np.full((height, width, 3), 90, np.uint8)
+  cv2.imwrite(str(path), image)
+  return path
+
+
+def run(paths, tmp_path, **options):
+  """Predicts the same body everywhere; returns failures and the squares asked for."""
+  seen = []
+
+  def fake(image, box):
+    seen.append((image.shape, box))
+    return BODY
+
+  options = predict.Options(tmp_path / "out", **options)
+  return predict.predict_all(paths, fake, FACES, options), seen
+
+
+def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
+  failures, seen = run([save(tmp_path / "a.png")], tmp_path)
+  assert failures == []
+  assert seen == [((40, 60, 3), Box(30.0, 20.0, 60.0))]  # padded to a square
+  names = {path.name for path in (tmp_path / "out").iterdir()}
+  assert names == {"a_overlay.jpg", "a.glb", "a.obj", "a.npz"}
+  drawn = cv2.imread(str(tmp_path / "out" / "a_overlay.jpg"))
+  assert drawn.shape == (40, 60, 3)
+  assert np.ptp(drawn[18:22, 28:38]) > 30 and np.ptp(drawn[:, :12]) < 12
+  mesh = trimesh.load(tmp_path / "out" / "a.glb", force="mesh", process=False)
+  np.testing.assert_allclose(mesh.vertices, VERTICES_M * [1, -1, -1], atol=1e-6)
+
+
+def test_the_npz_says_the_camera_in_the_whole_picture(tmp_path):
+  boxes = {"a.png": [(10.0, 10.0, 30.0, 20.0)]}
+  run([save(tmp_path / "a.png")], tmp_path, boxes=boxes, box_scale=1.5, focal_px=100.0)
+  with np.load(tmp_path / "out" / "a.npz") as stored:
+    found = dict(stored)
+  np.testing.assert_array_equal(found["box_px"], [20, 15, 30])
+  np.testing.assert_array_equal(found["image_size_px"], [60, 40])
+  assert tuple(found["joint_names"]) == joints.J14
+  # A metre is 0.8 * 30 / 2 = 12 px; the origin lands 0.1 m right of the box's middle.
+  assert found["scale_px"] == pytest.approx(12.0)
+  np.testing.assert_allclose(found["offset_px"], [21.2, 14.4], rtol=1e-6)
+  expected_px = 12.0 * JOINTS_M[:, :2] + [21.2, 14.4]
+  np.testing.assert_allclose(found["joints_px"], expected_px, rtol=1e-5)
+  # The pinhole puts the origin there, too, at the depth where a metre is 12 px.
+  x, y, z = found["translation_m"]
+  assert z == pytest.approx(100 / 12)
+  np.testing.assert_allclose(
+    [100 * x / z + 30, 100 * y / z + 20], [21.2, 14.4], rtol=1e-6
+  )
+
+
+def test_the_focal_length_defaults_to_the_diagonal(tmp_path):
+  run([save(tmp_path / "a.png", 30, 40)], tmp_path)
+  with np.load(tmp_path / "out" / "a.npz") as stored:
+    assert stored["focal_px"] == pytest.approx(50.0)
+
+
+def test_unreadable_pictures_are_named_and_the_others_done(tmp_path, capsys):
+  broken = tmp_path / "broken.jpg"
+  broken.write_bytes(b"no picture")
+  paths = [save(tmp_path / "a.png"), broken, save(tmp_path / "b.png")]
+  failures, _ = run(paths, tmp_path)
+  assert len(failures) == 1 and "broken.jpg" in failures[0]
+  assert "broken.jpg" in capsys.readouterr().err
+  out = tmp_path / "out"
+  assert (out / "a.npz").exists() and (out / "b.npz").exists()
+  assert (out / "contact_sheet.jpg").exists()
+
+
+def test_several_people_in_a_picture_are_numbered_and_drawn_together(tmp_path):
+  boxes = {"a.png": [(0.0, 0.0, 20.0, 20.0), (30.0, 5.0, 60.0, 35.0)], "none.png": []}
+  paths = [save(tmp_path / "a.png"), save(tmp_path / "none.png")]
+  _, seen = run(paths, tmp_path, boxes=boxes, box_scale=1.0)
+  assert [box for _, box in seen] == [Box(10, 10, 20), Box(45, 20, 30)]
+  names = {path.name for path in (tmp_path / "out").glob("*.npz")}
+  assert names == {"a_1.npz", "a_2.npz"}
+  drawn = cv2.imread(str(tmp_path / "out" / "a_overlay.jpg"))
+  assert np.ptp(drawn[8:12, 8:14]) > 20 and np.ptp(drawn[18:22, 44:50]) > 20
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
+  (tmp_path / "x").mkdir()
+  paths = [save(tmp_path / "a.png"), save(tmp_path / "x" / "a.png")]
+  assert predict.unique_names(paths) == ["a", "a-2"]
+  run(paths, tmp_path)
+  assert (tmp_path / "out" / "a-2.glb").exists()
+
+
+def test_the_contact_sheet_shows_every_picture(tmp_path):
+  paths = [save(tmp_path / f"{i}.png") for i in range(6)]
+  run(paths, tmp_path)
+  sheet = cv2.imread(str(tmp_path / "out" / "contact_sheet.jpg"))
+  gap = predict.THUMBNAIL_PX // 32
+  assert sheet.shape[1] == 5 * (predict.THUMBNAIL_PX + gap) + gap
+  assert sheet.shape[0] == 2 * (predict.THUMBNAIL_PX + gap + 22) + gap
+
+
+def test_boxes_file_and_prediction_agree_on_names(tmp_path):
+  path = tmp_path / "boxes.json"
+  path.write_text(json.dumps({"b.png": [[0, 0, 10, 10]]}))
+  boxes = predict.photographs.read_boxes(path)
+  _, seen = run([save(tmp_path / "b.png")], tmp_path, boxes=boxes, box_scale=1.0)
+  assert seen[0][1] == Box(5.0, 5.0, 10.0)

@@ -1,0 +1,245 @@
+"""The two losses against the released code's numbers and plain NumPy."""
+
+import pathlib
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metro_jax import config as base
+from metro_jax.models.metro import Prediction
+from metro_jax.training import losses
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "helpers.npz"
+COUNTS = (5, 9, 20)  # vertices a level, coarse to fine
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(scope="module")
+def goldens() -> dict[str, np.ndarray]:
+  with np.load(GOLDENS) as file:
+    return {k: file[k] for k in file.files if k.startswith("loss/")}
+
+
+def named_normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """The rule by which the goldens name their unstored inputs."""
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+
+def golden_inputs(goldens: dict[str, np.ndarray], pattern: int):
+  """The released helpers' inputs as one prediction; the regressor gives zeros."""
+  f64 = {k: v.astype(np.float64) for k, v in goldens.items() if "/in_" in k}
+  flags = goldens["loss/in_flags"][pattern] == 1
+  target = losses.Targets(
+    vertices=(named_normal("L.gv", (4, 431, 3)),),
+    joints_3d=f64["loss/in_G3"],
+    joints_2d=f64["loss/in_G2"],
+    has_mesh=flags,
+    has_joints_3d=flags,
+    has_joints_2d=np.zeros(4, bool),  # the released 2D term ignores its flag
+  )
+  prediction = Prediction(
+    camera=np.tile([1.0, 0.0, 0.0], (4, 1)),
+    joints=f64["loss/in_P3"],
+    vertices=(named_normal("L.pv", (4, 431, 3)),),
+  )
+  return prediction, jax.tree.map(jnp.asarray, target), np.zeros((14, 431))
+
+
+def only_projection(goldens: dict[str, np.ndarray], joints_2d: jax.Array):
+  """A prediction whose joints project to `joints_2d`."""
+  prediction, targets, regressor = golden_inputs(goldens, 0)
+  joints = jnp.concatenate([joints_2d, jnp.zeros((4, 14, 1))], axis=-1)
+  return prediction.replace(joints=joints), targets, regressor
+
+
+@pytest.mark.parametrize("pattern", range(5))
+def test_released_terms_equal_the_released_code_under_every_flag_pattern(
+  goldens, pattern
+):
+  got = losses.released(*golden_inputs(goldens, pattern))
+  for value, name in ((got.joints, "3d"), (got.vertices / 0.33, "v")):
+    want = goldens[f"loss/f64/{pattern}.{name}"][0]
+    np.testing.assert_allclose(value, want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("pattern", (0, 2, 3, 4))
+def test_released_3d_gradient_equals_the_released_code(goldens, pattern):
+  prediction, targets, regressor = golden_inputs(goldens, pattern)
+
+  def joint_loss(joints):
+    return losses.released(prediction.replace(joints=joints), targets, regressor).joints
+
+  got = jax.grad(joint_loss)(prediction.joints)
+  np.testing.assert_allclose(got, goldens[f"loss/f64/{pattern}.grad3d"], atol=1e-9)
+
+
+def test_released_2d_term_and_gradient_equal_the_released_code(goldens):
+  given = jnp.asarray(goldens["loss/in_P2"].astype(np.float64))
+  g2 = goldens["loss/in_G2"].astype(np.float64)
+  from_zeros = (g2[..., 2:] * g2[..., :2] ** 2).mean()  # the regressed joints' part
+
+  def term(joints_2d):
+    return losses.released(*only_projection(goldens, joints_2d)).projection
+
+  want = goldens["loss/f64/0.2d"][0]
+  np.testing.assert_allclose(term(given) - from_zeros, want, rtol=0, atol=1e-9)
+  got = jax.grad(term)(given)
+  np.testing.assert_allclose(got, goldens["loss/f64/0.grad2d"], atol=1e-9)
+
+
+def random_case(seed: int, batch: int = 4):
+  """A prediction with three levels, its targets, a regressor, and NumPy access."""
+  rng = np.random.default_rng(seed)
+  normal = rng.standard_normal
+  prediction = Prediction(
+    camera=normal((batch, 3)),
+    joints=normal((batch, 14, 3)),
+    vertices=tuple(normal((batch, n, 3)) for n in COUNTS),
+  )
+  targets = losses.Targets(
+    vertices=tuple(normal((batch, n, 3)) for n in COUNTS),
+    joints_3d=np.concatenate(
+      [normal((batch, 14, 3)), rng.uniform(size=(batch, 14, 1))], axis=-1
+    ),
+    joints_2d=np.concatenate(
+      [normal((batch, 14, 2)), rng.uniform(size=(batch, 14, 1))], axis=-1
+    ),
+    has_mesh=np.array([True, False, True, True][:batch]),
+    has_joints_3d=np.array([False, True, True, False][:batch]),
+    has_joints_2d=np.array([True, True, False, True][:batch]),
+  )
+  regressor = rng.uniform(size=(14, COUNTS[-1]))
+  regressor /= regressor.sum(1, keepdims=True)
+  to_jax = jax.tree.map(jnp.asarray, (prediction, targets))
+  return *to_jax, regressor
+
+
+def numpy_terms(p, t, regressor):
+  """The paper's terms example by example, straight from its equations."""
+  p, t = jax.tree.map(np.asarray, (p, t))
+
+  def hips(x):
+    return x - (x[2] + x[3]) / 2
+
+  def mean(values, flags):
+    return sum(v for v, f in zip(values, flags, strict=True) if f) / flags.sum()
+
+  def joints(predicted):
+    out = []
+    for x, y in zip(predicted, t.joints_3d, strict=True):
+      norm = np.abs(hips(x) - hips(y[:, :3])).sum(1)
+      out.append((y[:, 3] * norm).sum() / 14)
+    return mean(out, t.has_joints_3d)
+
+  def projection(predicted):
+    out = []
+    for x, (s, tx, ty), y in zip(predicted, p.camera, t.joints_2d, strict=True):
+      xy = s * (x[:, :2] + np.array([tx, ty]))
+      out.append((y[:, 2] * np.abs(xy - y[:, :2]).sum(1)).sum() / 14)
+    return mean(out, t.has_joints_2d)
+
+  levels = [
+    mean([np.abs(a - b).sum(1).mean() for a, b in zip(x, y, strict=True)], t.has_mesh)
+    for x, y in zip(p.vertices, t.vertices, strict=True)
+  ]
+  regressed = np.stack([regressor @ v for v in p.vertices[-1]])
+  both = projection(p.joints) + projection(regressed)
+  return levels, joints(p.joints), joints(regressed), both
+
+
+def test_paper_loss_equals_its_equations_in_numpy():
+  weights = base.get_config().loss
+  weights.update(vertices=2.0, joints=3.0, regressed_joints=5.0, projection=7.0)
+  weights.vertex_levels = (1.0, 0.5, 2.0)
+  case = random_case(1)
+  got = losses.paper(*case, weights)
+  levels, direct, regressed, projection = numpy_terms(*case)
+  vertices = (levels[0] + 0.5 * levels[1] + 2 * levels[2]) / 3.5
+  np.testing.assert_allclose(got.vertices, vertices, rtol=1e-12)
+  np.testing.assert_allclose(got.joints, direct, rtol=1e-12)
+  np.testing.assert_allclose(got.regressed_joints, regressed, rtol=1e-12)
+  np.testing.assert_allclose(got.projection, projection, rtol=1e-12)
+  want = 2 * vertices + 3 * direct + 5 * regressed + 7 * projection
+  np.testing.assert_allclose(got.total, want, rtol=1e-12)
+
+
+def test_released_total_has_the_released_weights():
+  got = losses.released(*random_case(2))
+  want = 1000 * (got.joints + got.regressed_joints)
+  want += 100 * got.vertices + 100 * got.projection
+  np.testing.assert_allclose(got.total, want, rtol=1e-12)
+
+
+def test_released_vertices_count_each_level_by_a_third_and_a_bit_less():
+  prediction, targets, regressor = random_case(3)
+  off = jax.tree.map(lambda v: v + 1.0, targets.vertices)
+  got = losses.released(prediction.replace(vertices=off), targets, regressor)
+  np.testing.assert_allclose(got.vertices, 0.99, rtol=1e-12)
+
+
+@pytest.mark.parametrize("recipe", ("paper", "released"))
+def test_unlabelled_examples_change_nothing_even_where_their_labels_are_nan(recipe):
+  config = base.get_config().loss
+  config.recipe = recipe
+  prediction, targets, regressor = random_case(4)
+  poisoned = targets.replace(
+    vertices=tuple(v.at[1].set(jnp.nan) for v in targets.vertices),
+    joints_3d=targets.joints_3d.at[0].set(jnp.nan),
+  )
+  want = losses.compute(prediction, targets, regressor, config)
+  got = losses.compute(prediction, poisoned, regressor, config)
+  np.testing.assert_array_equal(got.total, want.total)
+
+
+@pytest.mark.parametrize("recipe", ("paper", "released"))
+def test_a_batch_without_labels_has_loss_and_gradient_zero(recipe):
+  config = base.get_config().loss
+  config.recipe = recipe
+  prediction, targets, regressor = random_case(5)
+  none = jnp.zeros(4, bool)
+  targets = targets.replace(
+    has_mesh=none,
+    has_joints_3d=none,
+    has_joints_2d=none,
+    joints_2d=targets.joints_2d.at[..., 2].set(0),
+  )
+
+  def total(prediction):
+    return losses.compute(prediction, targets, regressor, config).total
+
+  value, gradient = jax.value_and_grad(total)(prediction)
+  assert value == 0
+  for leaf in jax.tree.leaves(gradient):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize("recipe", ("paper", "released"))
+def test_mean_of_the_devices_shares_is_the_loss_of_the_whole_batch(recipe):
+  config = base.get_config().loss
+  config.recipe = recipe
+  prediction, targets, regressor = random_case(6)
+  whole = losses.compute(prediction, targets, regressor, config)
+  # Unequal numbers of labels a device: two with a mesh on one, one on the other.
+  halves = [
+    jax.tree.map(lambda x, h=h: x[h : h + 2], (prediction, targets)) for h in (0, 2)
+  ]
+  leaves = [jax.tree.leaves(half) for half in halves]
+  structure = jax.tree.structure(halves[0])
+
+  def share(leaves):
+    half = jax.tree.unflatten(structure, leaves)
+    return losses.compute(*half, regressor, config, axis_name="data").total
+
+  stacked = [jnp.stack(pair) for pair in zip(*leaves, strict=True)]
+  shares = jax.vmap(share, axis_name="data")(stacked)
+  assert abs(shares[0] - shares[1]) > 0.01
+  np.testing.assert_allclose(shares.mean(), whole.total, rtol=1e-12)

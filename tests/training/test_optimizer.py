@@ -1,0 +1,78 @@
+"""The learning rate by hand, Adam against PyTorch's published rule."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metro_jax import config as base
+from metro_jax.training import optimizer
+
+
+def make_config(**options):
+  config = base.get_config()
+  config.train.num_steps = 100
+  config.optimizer.learning_rate = 0.5
+  config.optimizer.update(options)
+  return config
+
+
+def rates(steps, **options):
+  schedule = optimizer.schedule(make_config(**options))
+  return [float(schedule(n)) for n in steps]
+
+
+def test_step_divides_by_ten_once_at_the_share_of_the_run():
+  got = rates((0, 59, 60, 99), schedule="step", decay_at=0.6)
+  np.testing.assert_allclose(got, [0.5, 0.5, 0.05, 0.05], rtol=1e-6)
+
+
+def test_step_decays_at_the_same_step_after_a_warm_up():
+  got = rates((0, 5, 10, 59, 60), schedule="step", decay_at=0.6, warmup_steps=10)
+  np.testing.assert_allclose(got, [0, 0.25, 0.5, 0.5, 0.05], rtol=1e-6)
+
+
+def test_cosine_falls_from_the_warm_up_to_zero_at_the_end():
+  got = rates((10, 55, 100), schedule="cosine", warmup_steps=10)
+  np.testing.assert_allclose(got, [0.5, 0.25, 0.0], atol=1e-7)
+
+
+def test_constant_stays():
+  assert rates((0, 99), schedule="constant") == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("warmup", (100, 200))
+def test_a_warm_up_longer_than_the_run_is_refused(warmup):
+  with pytest.raises(ValueError, match=r"warmup_steps: expected fewer than .* \(100\)"):
+    optimizer.schedule(make_config(warmup_steps=warmup))
+
+
+def numpy_adam(gradients, rate, b1, b2):
+  """Kingma and Ba's algorithm 1, with epsilon outside the root as PyTorch has it."""
+  x, m, v = 1.0, 0.0, 0.0
+  for t, g in enumerate(gradients, start=1):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    x -= rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + 1e-8)
+  return x
+
+
+def run(gradients, **options):
+  adam = optimizer.make_optimizer(make_config(schedule="constant", **options))
+  params = {"x": jnp.ones(())}
+  state = adam.init(params)
+  for g in gradients:
+    updates, state = adam.update({"x": jnp.asarray(g, jnp.float32)}, state, params)
+    params = {"x": params["x"] + updates["x"]}
+  return float(params["x"])
+
+
+def test_adam_has_the_configs_betas_and_no_weight_decay():
+  gradients = (0.3, -2.0, 0.7)
+  want = numpy_adam(gradients, 0.5, 0.8, 0.95)
+  np.testing.assert_allclose(run(gradients, beta1=0.8, beta2=0.95), want, rtol=1e-5)
+
+
+def test_clipping_bounds_the_gradient_norm():
+  gradients = (5.0, 0.1)
+  want = numpy_adam((1.0, 0.1), 0.5, 0.9, 0.999)
+  np.testing.assert_allclose(run(gradients, clip_norm=1.0), want, rtol=1e-3)
+  assert abs(run(gradients) - want) > 1e-2

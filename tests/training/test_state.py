@@ -1,0 +1,65 @@
+"""A fresh state follows from the seed; copies do not share memory."""
+
+import pathlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from metro_jax.training import parallel, state, step
+from metro_jax.training.state import TrainState
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+  monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
+  import on_devices
+
+  return on_devices
+
+
+def test_a_fresh_state_is_a_function_of_its_seed(on_devices):
+  model, adam = on_devices.StandIn(), optax.adam(1e-3)
+  template = jax.tree.map(np.float32, on_devices.make_geometry().template)
+
+  def create(seed):
+    return state.create(model, adam, template, on_devices.PX, seed)
+
+  first, again, other = create(0), create(0), create(1)
+  assert set(first.variables) == {"params", "batch_stats"}
+  assert first.step == 0
+  for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+    np.testing.assert_array_equal(x, y)
+  kernel = ("Dense_0", "kernel")
+  assert (
+    first.params[kernel[0]][kernel[1]] != other.params[kernel[0]][kernel[1]]
+  ).any()
+  assert (first.key != other.key).any()
+  shapes = jax.eval_shape(lambda: create(0))
+  assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(
+    lambda x: x.shape, first
+  )
+
+
+def test_given_weights_replace_only_the_networks_own():
+  fresh = TrainState({"a": 1}, {"b": 2}, "adam", 0, "key")
+  got = state.with_weights(fresh, {"params": {"a": 3}, "batch_stats": {"b": 4}})
+  assert got == TrainState({"a": 3}, {"b": 4}, "adam", 0, "key")
+
+
+def test_donating_a_replicated_state_leaves_the_original_and_saved_copies_alone():
+  original = np.arange(4.0, dtype=np.float32)
+  on_device = jax.numpy.asarray(original)
+
+  def add(x, batch, geometry):
+    return x + batch.sum() + geometry.joint_regressor.sum()
+
+  geometry = step.Geometry(None, None, (), np.ones(1, np.float32))
+  mapped = parallel.map_step(add, geometry, donate=True)
+  first = parallel.replicate(on_device)
+  saved = parallel.unreplicate(first)
+  second = mapped(first, parallel.shard(np.ones((2, 1), np.float32)))
+  np.testing.assert_array_equal(parallel.unreplicate(second), original + 3)
+  np.testing.assert_array_equal(saved, original)
+  np.testing.assert_array_equal(on_device, original)
