@@ -86,6 +86,7 @@ def _model() -> ConfigDict:
   c.feedforward_widths = (3072, 3072, 3072)
   c.max_positions = 512  # rows of the learned position embedding
   c.dropout = 0.1
+  c.init_std = 0.02  # of the encoder's first weights; narrow blocks want more
   c.mask_fraction = 0.3  # most of the tokens that masked modelling hides
   c.token_source = "grid"  # mix the map's positions; "pooled" (hand): repeat its mean
   c.camera_tokens = "vertices"  # what the camera is read off; or "all" (hand)
@@ -114,6 +115,7 @@ def _optimizer() -> ConfigDict:
   c.warmup_steps = 0
   c.beta1 = 0.9
   c.beta2 = 0.999
+  c.frozen = ()  # modules that keep their first weights, such as "backbone"
   c.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
   return c
 
@@ -181,7 +183,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "data.synthetic.image_px data.synthetic.train_examples "
     "data.synthetic.validation_examples data.synthetic.test_examples "
     "model.backbone_width model.num_layers model.num_heads model.max_positions "
-    "model.camera_hidden_width optimizer.learning_rate train.batch_size "
+    "model.camera_hidden_width model.init_std optimizer.learning_rate train.batch_size "
     "train.num_steps train.log_every train.validate_every train.checkpoint_every "
     "train.keep_best eval.batch_size"
   )

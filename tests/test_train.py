@@ -79,7 +79,9 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
   ours, theirs = latest(tmp_path), latest(finished)
   assert ours.step == theirs.step == 6
   jax.tree.map(np.testing.assert_array_equal, ours.tree, theirs.tree)
-  logged = [(w / "metrics.jsonl").read_text().splitlines() for w in (tmp_path, finished)]
+  logged = [
+    (w / "metrics.jsonl").read_text().splitlines() for w in (tmp_path, finished)
+  ]
   steps = [[json.loads(line)["step"] for line in lines] for lines in logged]
   assert steps[0] == steps[1]
 
@@ -110,8 +112,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data_dir, tm
 )
 def test_a_wrong_setting_fails_with_one_line_before_any_device(override, message):
   done = subprocess.run(
-    [sys.executable, "-m", "metro_jax.train", f"--config={CONFIG}:tiny", override]
-    + ["--workdir=/nonexistent/run"],
+    [
+      sys.executable,
+      "-m",
+      "metro_jax.train",
+      f"--config={CONFIG}:tiny",
+      override,
+      "--workdir=/nonexistent/run",
+    ],
     capture_output=True,
     text=True,
     cwd=ROOT,

@@ -154,7 +154,8 @@ def surface_points(source: makehuman.MakeHuman) -> dict[str, int]:
   crown = np.where(np.abs(x) < 1e-3, y, -np.inf).argmax()
   nose = np.where(level & (np.abs(x) < 1e-3), z, -np.inf).argmax()
   left = np.where(level & (x > 0), x, -np.inf).argmax()
-  return {"Crown": crown, "Nose": nose, "L_Ear": left, "R_Ear": source.mirror[left]}
+  found = {"Crown": crown, "Nose": nose, "L_Ear": left, "R_Ear": source.mirror[left]}
+  return {name: int(row) for name, row in found.items()}
 
 
 def to_rest_pose(

@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
   """One example's pictures, as `CAPTIONS` names them, and its errors."""
 
   row: int
-  images: tuple[UInt8[np.ndarray, "h w 3"], ...]
+  images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
   errors_mm: dict[str, float]
 
 
@@ -120,7 +120,7 @@ def draw_one(
   vertices_m: Float[np.ndarray, "v 3"],
   camera: Float[np.ndarray, "3"],
   faces: Int[np.ndarray, "f 3"],
-) -> tuple[UInt8[np.ndarray, "h w 3"], ...]:
+) -> tuple[UInt8[np.ndarray, "side side 3"], ...]:
   """Draws the crop, the mesh over it and the mesh from the side, of equal size.
 
   A small crop is enlarged first, so that the mesh is drawn finely.

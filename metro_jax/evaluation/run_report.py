@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import metro_jax
 from metro_jax.evaluation import protocols, runs
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
@@ -23,7 +24,7 @@ LOSS_TERMS = {
   "regressed_joints": "regressed joints",
   "projection": "2D projection",
 }
-PACKAGES = ("metro_jax", "jax", "flax", "optax", "numpy")
+PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
 def write(
@@ -136,14 +137,11 @@ def _versions() -> dict[str, str]:
   """Devices and versions of this process, and the time."""
   devices = jax.devices()
   kinds = ", ".join(sorted({device.device_kind for device in devices}))
+  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   found = {
-    "Devices": f"{len(devices)} × {kinds} in {jax.process_count()} process(es)",
+    "Devices": f"{len(devices)} × {kinds}{processes}",
     "Finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
   }
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
-  return found
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  return {**found, "metro_jax": metro_jax.__version__, **versions}

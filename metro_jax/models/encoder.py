@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from metro_jax.models.layers import EXACT
 
-normal_init = nn.initializers.normal(0.02)
 LAYER_NORM_EPSILON = 1e-12
 
 
@@ -30,6 +29,7 @@ class Encoder(nn.Module):
     num_heads: Attention heads a layer.
     max_positions: Rows of the learned position embedding.
     dropout: Rate of all four dropouts.
+    init_std: Deviation of the first weights and position embeddings.
     dtype: Type of the arithmetic; None follows the parameters. The last block's
       output is coordinates and never narrower than the parameters.
   """
@@ -41,6 +41,7 @@ class Encoder(nn.Module):
   num_heads: int = 4
   max_positions: int = 512
   dropout: float = 0.1
+  init_std: float = 0.02
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -60,6 +61,7 @@ class Encoder(nn.Module):
         num_heads=self.num_heads,
         max_positions=self.max_positions,
         dropout=self.dropout,
+        init_std=self.init_std,
         dtype=self.dtype,
         output_dtype=None if n == last else self.dtype,
         output_precision=EXACT if n == last else None,
@@ -82,6 +84,7 @@ class EncoderBlock(nn.Module):
   num_heads: int
   max_positions: int
   dropout: float
+  init_std: float
   dtype: DTypeLike | None
   output_dtype: DTypeLike | None
   output_precision: jax.lax.Precision | None
@@ -96,8 +99,9 @@ class EncoderBlock(nn.Module):
         f"got {tokens.shape[1]}"
       )
     shape = (self.max_positions, self.hidden_width)
-    positions = self.param("position_embedding", normal_init, shape)
-    x = _dense(self.hidden_width, self.dtype, "embedding")(tokens)
+    normal = nn.initializers.normal(self.init_std)
+    positions = self.param("position_embedding", normal, shape)
+    x = _dense(self.hidden_width, self.dtype, self.init_std, "embedding")(tokens)
     x += positions[: x.shape[1]].astype(x.dtype)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     self.sow("intermediates", "embed", x)
@@ -106,11 +110,14 @@ class EncoderBlock(nn.Module):
         self.num_heads,
         self.feedforward_width,
         self.dropout,
+        self.init_std,
         self.dtype,
         name=f"layer{n}",
       )(x, train)
     head, residual = (
-      _dense(self.output_width, self.output_dtype, name, self.output_precision)
+      _dense(
+        self.output_width, self.output_dtype, self.init_std, name, self.output_precision
+      )
       for name in ("head", "residual")
     )
     output = head(x) + residual(tokens)
@@ -124,26 +131,31 @@ class EncoderLayer(nn.Module):
   num_heads: int
   feedforward_width: int
   dropout: float
+  init_std: float
   dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
     width = x.shape[-1]
     drop = nn.Dropout(self.dropout, deterministic=not train)
-    context = SelfAttention(self.num_heads, self.dropout, self.dtype, name="attention")(
-      x, train
+    attention = SelfAttention(
+      self.num_heads, self.dropout, self.init_std, self.dtype, name="attention"
     )
+    context = attention(x, train)
     self.sow("intermediates", "ctx", context)
-    attended = drop(_dense(width, self.dtype, "attention_output")(context))
+    attended = drop(self._dense(width, "attention_output")(context))
     x = self._layer_norm("attention_norm")(x + attended)
     self.sow("intermediates", "attn", x)
-    inner = _dense(self.feedforward_width, self.dtype, "feedforward_inner")(x)
+    inner = self._dense(self.feedforward_width, "feedforward_inner")(x)
     inner = nn.gelu(inner, approximate=False)
     self.sow("intermediates", "inter", inner)
-    outer = drop(_dense(width, self.dtype, "feedforward_output")(inner))
+    outer = drop(self._dense(width, "feedforward_output")(inner))
     x = self._layer_norm("output_norm")(x + outer)
     self.sow("intermediates", "output", x)
     return x
+
+  def _dense(self, features: int, name: str) -> nn.Dense:
+    return _dense(features, self.dtype, self.init_std, name)
 
   def _layer_norm(self, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(
@@ -156,30 +168,37 @@ class SelfAttention(nn.Module):
 
   num_heads: int
   dropout: float
+  init_std: float
   dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
     batch, count, width = x.shape
     head_width = width // self.num_heads
+    # Heads before tokens: on CPUs the products' gradients are a third faster so.
     query, key, value = (
-      _dense(width, self.dtype, name)(x).reshape(batch, count, -1, head_width)
+      _dense(width, self.dtype, self.init_std, name)(x)
+      .reshape(batch, count, self.num_heads, head_width)
+      .transpose(0, 2, 1, 3)
       for name in ("query", "key", "value")
     )
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query * head_width**-0.5, key)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query * head_width**-0.5, key)
     # Softmax in at least float32, whatever the products are computed in.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     weights = nn.softmax(scores).astype(x.dtype)
     weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, count, width)
+    context = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    return context.transpose(0, 2, 1, 3).reshape(batch, count, width)
 
 
 def _dense(
   features: int,
   dtype: DTypeLike | None,
+  init_std: float,
   name: str,
   precision: jax.lax.Precision | None = None,
 ) -> nn.Dense:
+  normal = nn.initializers.normal(init_std)
   return nn.Dense(
-    features, dtype=dtype, precision=precision, kernel_init=normal_init, name=name
+    features, dtype=dtype, precision=precision, kernel_init=normal, name=name
   )

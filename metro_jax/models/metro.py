@@ -176,6 +176,7 @@ def build(
       num_heads=model.num_heads,
       max_positions=model.max_positions,
       dropout=model.dropout,
+      init_std=model.init_std,
       dtype=dtype,
     ),
     upsampled=counts[-2::-1],

@@ -1,5 +1,8 @@
 """Adam and its learning rate over the run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import optax
 from ml_collections import ConfigDict
 
@@ -53,10 +56,44 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     config: The whole config; uses `optimizer` and `train.num_steps`.
 
   Returns:
-    An optax transformation. Without clipping its state is Adam's alone.
+    An optax transformation. Without clipping and frozen modules its state is Adam's
+    alone.
   """
   c = config.optimizer
-  adam = optax.adam(schedule(config), b1=c.beta1, b2=c.beta2)
+  optimizer = optax.adam(schedule(config), b1=c.beta1, b2=c.beta2)
   if c.clip_norm > 0:
-    return optax.chain(optax.clip_by_global_norm(c.clip_norm), adam)
-  return adam
+    optimizer = optax.chain(optax.clip_by_global_norm(c.clip_norm), optimizer)
+  return _for_trained(optimizer, tuple(c.frozen)) if c.frozen else optimizer
+
+
+def trained(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
+  """The modules that train.
+
+  Args:
+    params: The network's, by module.
+    frozen: Names of the modules that keep their values.
+
+  Raises:
+    ValueError: If the network has no such module.
+  """
+  unknown = [name for name in frozen if name not in params]
+  if unknown:
+    raise ValueError(
+      f"config.optimizer.frozen: expected modules among {', '.join(params)}, "
+      f"got {', '.join(unknown)}"
+    )
+  return {name: module for name, module in params.items() if name not in frozen}
+
+
+def _for_trained(
+  inner: optax.GradientTransformation, frozen: tuple[str, ...]
+) -> optax.GradientTransformation:
+  """The same for gradients of `trained` modules only; the others cost nothing."""
+
+  def init(params: Any) -> Any:
+    return inner.init(trained(params, frozen))
+
+  def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    return inner.update(gradient, state, params)
+
+  return optax.GradientTransformation(init, update)

@@ -55,10 +55,39 @@ def create(
     seed: The run's.
 
   Returns:
-    Arrays on the default device. Under `jax.eval_shape` nothing is allocated.
+    Arrays on the default device.
   """
-  init_key, run_key = jax.random.split(jax.random.key(seed))
-  variables = jax.jit(lambda key: _init(model, key, template, image_px))(init_key)
+
+  def make(key: jax.Array) -> TrainState:
+    return _make(model, optimizer, template, image_px, key)
+
+  return jax.jit(make, compiler_options=_quick())(jax.random.key(seed))
+
+
+def shapes(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  template: Template,
+  image_px: int,
+) -> TrainState:
+  """What `create` would return, as `jax.ShapeDtypeStruct`s; allocates nothing."""
+
+  def make(key: jax.Array) -> TrainState:
+    return _make(model, optimizer, template, image_px, key)
+
+  return jax.eval_shape(make, jax.random.key(0))
+
+
+def _make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  template: Template,
+  image_px: int,
+  key: jax.Array,
+) -> TrainState:
+  init_key, run_key = jax.random.split(key)
+  image = jnp.zeros((1, image_px, image_px, 3), jnp.float32)
+  variables = model.init(init_key, image, template, None, train=False)
   params = variables["params"]
   return TrainState(
     params=params,
@@ -69,9 +98,14 @@ def create(
   )
 
 
-def _init(model: nn.Module, key: jax.Array, template: Template, px: int) -> Tree:
-  image = jnp.zeros((1, px, px, 3), jnp.float32)
-  return model.init(key, image, template, None, train=False)
+def _quick() -> dict[str, int | bool] | None:
+  """Compiler options for what runs once: on CPUs, optimizing takes far longer."""
+  if jax.default_backend() != "cpu":
+    return None
+  return {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+  }
 
 
 def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:

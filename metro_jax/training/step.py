@@ -23,6 +23,7 @@ from metro_jax.data.schema import Batch
 from metro_jax.models import masking
 from metro_jax.models.metro import Prediction
 from metro_jax.training import losses
+from metro_jax.training.optimizer import trained
 from metro_jax.training.state import TrainState
 
 Array = Any  # np.ndarray or jax.Array
@@ -86,6 +87,7 @@ def make_train_step(
     state: TrainState, batch: Batch, geometry: Geometry
   ) -> tuple[TrainState, dict[str, Array]]:
     def loss(params: Any) -> tuple[Array, tuple[losses.Losses, Any]]:
+      params = {**state.params, **params}
       variables = {"params": params, "batch_stats": state.batch_stats}
       prediction, stats = _forward(
         model, variables, batch, geometry, step_key(state), config.model.mask_fraction
@@ -99,11 +101,12 @@ def make_train_step(
       )
       return terms.total, (terms, stats)
 
-    gradient, (terms, stats) = jax.grad(loss, has_aux=True)(state.params)
+    params = trained(state.params, tuple(config.optimizer.frozen))
+    gradient, (terms, stats) = jax.grad(loss, has_aux=True)(params)
     gradient, terms, stats = jax.lax.pmean((gradient, terms, stats), AXIS)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     state = state.replace(
-      params=optax.apply_updates(state.params, updates),
+      params={**state.params, **optax.apply_updates(params, updates)},
       batch_stats=stats,
       opt_state=opt_state,
       step=state.step + 1,

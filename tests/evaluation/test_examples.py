@@ -1,4 +1,5 @@
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -6,7 +7,6 @@ from metro_jax import config as base
 from metro_jax.evaluation import examples
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import Results
-from metro_jax.training import parallel
 
 VERTICES_M = np.array(
   [[-0.4, -0.4, 0], [0.4, -0.4, 0], [0, 0.5, 0], [0, 0, 0.3]], np.float32
@@ -69,13 +69,15 @@ def fake_step(state, batch):
   meshes = np.broadcast_to(VERTICES_M, (*grey.shape, *VERTICES_M.shape))
   cameras = np.broadcast_to(np.array([1, 0, 0], np.float32), (*grey.shape, 3))
   errors = {"mpvpe_mm": grey, "mpjpe_mm": grey + 1, "pa_mpjpe_mm": grey - 1}
-  return Evaluation({}, errors, cameras, meshes, meshes, meshes)
+  return jax.tree.map(
+    jax.numpy.asarray, Evaluation({}, errors, cameras, meshes, meshes, meshes)
+  )
 
 
 def draw(rows):
   config = base.get_config()
   config.data.image_px = 32
-  config.eval.batch_size = 2 * parallel.jax.local_device_count()
+  config.eval.batch_size = 2 * jax.local_device_count()
   return examples.draw(fake_step, None, Split(), rows, FACES, config)
 
 

@@ -79,7 +79,7 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
     lambda x: rng.normal(size=x.shape).astype(np.float32), shapes
   )
   with Checkpoints(tmp_path / runs.CHECKPOINT_FOLDER) as checkpoints:
-    checkpoints.save({**variables, "step": np.int32(5)}, 5, {"step": 5})
+    checkpoints.save({**variables, "step": np.array(5)}, 5, {"step": 5})
   run = runs.load(tmp_path, "latest")
   assert run.step == 5
   jax.tree.map(np.testing.assert_array_equal, run.variables, variables)

@@ -128,3 +128,26 @@ def test_default_weights_are_uniform_within_one_over_root_of_fan_in():
   for values in params.values():
     assert abs(values).max() <= 0.1
     np.testing.assert_allclose(values.std(), 0.1 / np.sqrt(3), rtol=0.1)
+
+
+def convolved_by_loops(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+  """A convolution with one zero around the map, one output pixel at a time."""
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  rows, columns = (range(0, size, stride) for size in x.shape[1:3])
+  pixels = [
+    [
+      np.einsum("bijc,ijcd->bd", padded[:, r : r + 3, c : c + 3], kernel)
+      for c in columns
+    ]
+    for r in rows
+  ]
+  return np.moveaxis(np.array(pixels), 2, 0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 4, 3, 2), (2, 9, 8, 2)], ids=["small", "large"])
+def test_a_convolution_is_the_same_on_small_and_large_maps(shape, stride):
+  x, kernel = RNG.standard_normal(shape), RNG.standard_normal((3, 3, 2, 5))
+  conv = layers.Conv(5, 3, stride)
+  got = conv.apply({"params": {"kernel": kernel}}, jnp.asarray(x))
+  np.testing.assert_allclose(got, convolved_by_loops(x, kernel, stride), rtol=1e-10)

@@ -1,5 +1,6 @@
 """The two losses against the released code's numbers and plain NumPy."""
 
+import functools
 import pathlib
 import zlib
 
@@ -14,6 +15,7 @@ from metro_jax.training import losses
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "helpers.npz"
 COUNTS = (5, 9, 20)  # vertices a level, coarse to fine
+released = jax.jit(losses.released)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,14 @@ def _float64():
 def goldens() -> dict[str, np.ndarray]:
   with np.load(GOLDENS) as file:
     return {k: file[k] for k in file.files if k.startswith("loss/")}
+
+
+@functools.cache
+def recipe_named(recipe: str):
+  """The compiled loss of a config that only names its recipe."""
+  config = base.get_config().loss
+  config.recipe = recipe
+  return jax.jit(lambda *case: losses.compute(*case, config))
 
 
 def named_normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -65,7 +75,7 @@ def only_projection(goldens: dict[str, np.ndarray], joints_2d: jax.Array):
 def test_released_terms_equal_the_released_code_under_every_flag_pattern(
   goldens, pattern
 ):
-  got = losses.released(*golden_inputs(goldens, pattern))
+  got = released(*golden_inputs(goldens, pattern))
   for value, name in ((got.joints, "3d"), (got.vertices / 0.33, "v")):
     want = goldens[f"loss/f64/{pattern}.{name}"][0]
     np.testing.assert_allclose(value, want, rtol=0, atol=1e-9)
@@ -78,7 +88,7 @@ def test_released_3d_gradient_equals_the_released_code(goldens, pattern):
   def joint_loss(joints):
     return losses.released(prediction.replace(joints=joints), targets, regressor).joints
 
-  got = jax.grad(joint_loss)(prediction.joints)
+  got = jax.jit(jax.grad(joint_loss))(prediction.joints)
   np.testing.assert_allclose(got, goldens[f"loss/f64/{pattern}.grad3d"], atol=1e-9)
 
 
@@ -88,11 +98,11 @@ def test_released_2d_term_and_gradient_equal_the_released_code(goldens):
   from_zeros = (g2[..., 2:] * g2[..., :2] ** 2).mean()  # the regressed joints' part
 
   def term(joints_2d):
-    return losses.released(*only_projection(goldens, joints_2d)).projection
+    return released(*only_projection(goldens, joints_2d)).projection
 
   want = goldens["loss/f64/0.2d"][0]
   np.testing.assert_allclose(term(given) - from_zeros, want, rtol=0, atol=1e-9)
-  got = jax.grad(term)(given)
+  got = jax.jit(jax.grad(term))(given)
   np.testing.assert_allclose(got, goldens["loss/f64/0.grad2d"], atol=1e-9)
 
 
@@ -161,7 +171,7 @@ def test_paper_loss_equals_its_equations_in_numpy():
   weights.update(vertices=2.0, joints=3.0, regressed_joints=5.0, projection=7.0)
   weights.vertex_levels = (1.0, 0.5, 2.0)
   case = random_case(1)
-  got = losses.paper(*case, weights)
+  got = jax.jit(lambda *case: losses.paper(*case, weights))(*case)
   levels, direct, regressed, projection = numpy_terms(*case)
   vertices = (levels[0] + 0.5 * levels[1] + 2 * levels[2]) / 3.5
   np.testing.assert_allclose(got.vertices, vertices, rtol=1e-12)
@@ -173,7 +183,7 @@ def test_paper_loss_equals_its_equations_in_numpy():
 
 
 def test_released_total_has_the_released_weights():
-  got = losses.released(*random_case(2))
+  got = released(*random_case(2))
   want = 1000 * (got.joints + got.regressed_joints)
   want += 100 * got.vertices + 100 * got.projection
   np.testing.assert_allclose(got.total, want, rtol=1e-12)
@@ -182,28 +192,24 @@ def test_released_total_has_the_released_weights():
 def test_released_vertices_count_each_level_by_a_third_and_a_bit_less():
   prediction, targets, regressor = random_case(3)
   off = jax.tree.map(lambda v: v + 1.0, targets.vertices)
-  got = losses.released(prediction.replace(vertices=off), targets, regressor)
+  got = released(prediction.replace(vertices=off), targets, regressor)
   np.testing.assert_allclose(got.vertices, 0.99, rtol=1e-12)
 
 
 @pytest.mark.parametrize("recipe", ("paper", "released"))
 def test_unlabelled_examples_change_nothing_even_where_their_labels_are_nan(recipe):
-  config = base.get_config().loss
-  config.recipe = recipe
   prediction, targets, regressor = random_case(4)
   poisoned = targets.replace(
     vertices=tuple(v.at[1].set(jnp.nan) for v in targets.vertices),
     joints_3d=targets.joints_3d.at[0].set(jnp.nan),
   )
-  want = losses.compute(prediction, targets, regressor, config)
-  got = losses.compute(prediction, poisoned, regressor, config)
+  want = recipe_named(recipe)(prediction, targets, regressor)
+  got = recipe_named(recipe)(prediction, poisoned, regressor)
   np.testing.assert_array_equal(got.total, want.total)
 
 
 @pytest.mark.parametrize("recipe", ("paper", "released"))
 def test_a_batch_without_labels_has_loss_and_gradient_zero(recipe):
-  config = base.get_config().loss
-  config.recipe = recipe
   prediction, targets, regressor = random_case(5)
   none = jnp.zeros(4, bool)
   targets = targets.replace(
@@ -214,7 +220,7 @@ def test_a_batch_without_labels_has_loss_and_gradient_zero(recipe):
   )
 
   def total(prediction):
-    return losses.compute(prediction, targets, regressor, config).total
+    return recipe_named(recipe)(prediction, targets, regressor).total
 
   value, gradient = jax.value_and_grad(total)(prediction)
   assert value == 0
@@ -227,7 +233,7 @@ def test_mean_of_the_devices_shares_is_the_loss_of_the_whole_batch(recipe):
   config = base.get_config().loss
   config.recipe = recipe
   prediction, targets, regressor = random_case(6)
-  whole = losses.compute(prediction, targets, regressor, config)
+  whole = recipe_named(recipe)(prediction, targets, regressor)
   # Unequal numbers of labels a device: two with a mesh on one, one on the other.
   halves = [
     jax.tree.map(lambda x, h=h: x[h : h + 2], (prediction, targets)) for h in (0, 2)
@@ -240,6 +246,6 @@ def test_mean_of_the_devices_shares_is_the_loss_of_the_whole_batch(recipe):
     return losses.compute(*half, regressor, config, axis_name="data").total
 
   stacked = [jnp.stack(pair) for pair in zip(*leaves, strict=True)]
-  shares = jax.vmap(share, axis_name="data")(stacked)
+  shares = jax.jit(jax.vmap(share, axis_name="data"))(stacked)
   assert abs(shares[0] - shares[1]) > 0.01
   np.testing.assert_allclose(shares.mean(), whole.total, rtol=1e-12)

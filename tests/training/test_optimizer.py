@@ -1,5 +1,6 @@
 """The learning rate by hand, Adam against PyTorch's published rule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,3 +77,21 @@ def test_clipping_bounds_the_gradient_norm():
   want = numpy_adam((1.0, 0.1), 0.5, 0.9, 0.999)
   np.testing.assert_allclose(run(gradients, clip_norm=1.0), want, rtol=1e-3)
   assert abs(run(gradients) - want) > 1e-2
+
+
+def test_frozen_modules_have_no_gradient_and_no_moments():
+  adam = optimizer.make_optimizer(make_config(frozen=("still",)))
+  params = {"still": {"kernel": jnp.ones(7)}, "moving": {"kernel": jnp.ones(3)}}
+  state = adam.init(params)
+  assert not [x for x in jax.tree.leaves(state) if x.shape == (7,)]
+  moving = optimizer.trained(params, ("still",))
+  assert list(moving) == ["moving"]
+  updates, _ = adam.update(moving, state, moving)
+  assert list(updates) == ["moving"]
+  assert np.all(updates["moving"]["kernel"] < 0)
+
+
+def test_freezing_what_is_not_there_is_refused_by_name():
+  adam = optimizer.make_optimizer(make_config(frozen=("bakbone",)))
+  with pytest.raises(ValueError, match="among backbone, got bakbone"):
+    adam.init({"backbone": {"kernel": jnp.ones(2)}})

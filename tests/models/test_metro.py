@@ -1,0 +1,155 @@
+"""The whole network on small numbers: tokens, masks, heads, first weights, types."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from metro_jax import config as base
+from metro_jax.body import mesh_levels
+from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.body.template import Template
+from metro_jax.models import encoder, metro
+
+COUNTS = (12, 7, 5)
+JOINTS = 3
+RNG = np.random.default_rng(0)
+TEMPLATE = Template(
+  RNG.standard_normal((JOINTS, 3)).astype(np.float32),
+  RNG.standard_normal((COUNTS[-1], 3)).astype(np.float32),
+)
+IMAGES = RNG.standard_normal((2, 64, 64, 3)).astype(np.float32)
+
+
+def levels() -> MeshLevels:
+  """Levels whose upsampling means something only to linear algebra."""
+  pairs = list(itertools.pairwise(COUNTS))
+  index = [
+    RNG.integers(0, coarse, (fine, 3)).astype(np.int32) for fine, coarse in pairs
+  ]
+  weight = [RNG.dirichlet(np.ones(3), fine).astype(np.float32) for fine, _ in pairs]
+  return MeshLevels(COUNTS, (), tuple(index), tuple(weight), ())
+
+
+LEVELS = levels()
+
+
+def small_config(**model: Any) -> ConfigDict:
+  config = base.get_config()
+  config.body.levels = COUNTS
+  config.model.backbone = "resnet18"
+  config.model.backbone_width = 4
+  config.model.hidden_widths = (16, 8)
+  config.model.output_widths = (8, 3)
+  config.model.feedforward_widths = (32, 16)
+  config.model.num_layers = 2
+  config.model.max_positions = 10
+  config.model.camera_hidden_width = 6
+  config.model.update(model)
+  return config
+
+
+def initialized(**model: Any) -> tuple[metro.METRO, dict[str, Any]]:
+  network = metro.build(small_config(**model), LEVELS, axis_name=None)
+  return network, jax.jit(network.init)(jax.random.key(0), IMAGES, TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def body() -> tuple[metro.METRO, dict[str, Any]]:
+  return initialized()
+
+
+def encoder_input(network: metro.METRO, variables: Any, mask: Any) -> np.ndarray:
+  @jax.jit
+  def run(variables: Any, mask: Any) -> Any:
+    return network.apply(variables, IMAGES, TEMPLATE, mask, mutable="intermediates")
+
+  return np.asarray(run(variables, mask)[1]["intermediates"]["features_in"][0])
+
+
+def test_a_masked_token_loses_its_image_and_its_template(body):
+  mask = np.zeros((2, JOINTS + COUNTS[-1]), bool)
+  mask[0, 1] = mask[1, 6] = True
+  masked, plain = (encoder_input(*body, m) for m in (mask, np.zeros_like(mask)))
+  assert (masked[mask] == np.float32(0.01)).all()
+  np.testing.assert_array_equal(masked[~mask], plain[~mask])
+  queries = np.concatenate([TEMPLATE.joints, TEMPLATE.vertices])
+  np.testing.assert_array_equal(plain[..., :3], [queries, queries])
+
+
+def test_levels_come_coarse_to_fine_and_start_as_the_meshs_interpolation():
+  network, variables = initialized(upsampling_init="barycentric")
+  prediction = jax.jit(network.apply)(variables, IMAGES, TEMPLATE)
+  assert [v.shape[1] for v in prediction.vertices] == [5, 7, 12]
+  coarse = np.asarray(prediction.vertices[0])
+  for level in (1, 0):
+    expected = mesh_levels.upsample(LEVELS, coarse, 2, level)
+    np.testing.assert_allclose(prediction.vertices[2 - level], expected, atol=1e-6)
+
+
+def test_the_camera_is_two_linear_maps_over_one_number_a_vertex(body):
+  network, variables = body
+  prediction = jax.jit(network.apply)(variables, IMAGES, TEMPLATE)
+  params = jax.tree.map(np.asarray, variables["params"])
+  names = "camera_coordinates", "camera_hidden", "camera_output"
+  first, second, third = (params[name] for name in names)
+  x = np.asarray(prediction.vertices[0]) @ first["kernel"] + first["bias"]
+  x = x[..., 0] @ second["kernel"] + second["bias"]
+  expected = x @ third["kernel"] + third["bias"]
+  np.testing.assert_allclose(prediction.camera, expected, atol=1e-5)
+
+
+def test_a_hand_repeats_the_maps_mean_and_has_a_camera_of_all_tokens():
+  network, variables = initialized(token_source="pooled", camera_tokens="all")
+  assert "token_mixing" not in variables["params"]
+  assert variables["params"]["camera_hidden"]["kernel"].shape == (8, 6)
+  image_tokens = encoder_input(network, variables, None)[..., 3:]
+  features = network.backbone.apply(
+    {name: tree["backbone"] for name, tree in variables.items()}, IMAGES
+  )
+  mean = np.asarray(features).mean((1, 2))
+  expected = np.broadcast_to(mean[:, None], image_tokens.shape)
+  np.testing.assert_allclose(image_tokens, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32(body):
+  network, variables = initialized(compute_dtype="bfloat16")
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+  prediction = jax.jit(network.apply)(variables, IMAGES, TEMPLATE)
+  exact = jax.jit(body[0].apply)(variables, IMAGES, TEMPLATE)
+  for ours, theirs in zip(*map(jax.tree.leaves, (prediction, exact)), strict=True):
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
+    assert (ours != theirs).any()
+
+
+def test_dropout_stands_at_four_places():
+  block = encoder.Encoder((8,), (3,), (16,), num_layers=2, num_heads=2, dropout=0.5)
+  tokens = np.zeros((1, 4, 5), np.float32)
+  variables = block.init(jax.random.key(0), tokens)
+
+  def draws(train: bool) -> int:
+    rngs = {"dropout": jax.random.key(0)}
+    program = jax.make_jaxpr(lambda x: block.apply(variables, x, train, rngs=rngs))
+    return str(program(tokens)).count("random_bits")
+
+  assert draws(False) == 0
+  # The embedding, then a layer: attention weights and the two output projections.
+  assert draws(True) == 1 + 2 * 3
+
+
+def test_more_tokens_than_positions_are_refused():
+  network = metro.build(small_config(max_positions=7), LEVELS, axis_name=None)
+  with pytest.raises(ValueError, match="at most max_positions = 7 tokens, got 8"):
+    jax.eval_shape(network.init, jax.random.key(0), IMAGES, TEMPLATE)
+
+
+def test_other_mesh_levels_than_the_configs_are_refused():
+  config = small_config()
+  config.body.levels = (12, 7)
+  with pytest.raises(ValueError, match=r"body.levels: expected .*\(12, 7, 5\)"):
+    metro.build(config, LEVELS)
