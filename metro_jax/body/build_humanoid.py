@@ -302,7 +302,7 @@ def label_parts(
   labels[head & (y > nape[0] + slope * (z - nape[1]))] = part["scalp"]
   eyes = np.concatenate([source.groups["helper-l-eye"], source.groups["helper-r-eye"]])
   labels[np.isin(rows, eyes)] = part["eyes"]
-  return labels.astype(np.uint8)
+  return labels.astype(np.int32)
 
 
 def _mirror_mm(template: np.ndarray, faces: np.ndarray) -> float:

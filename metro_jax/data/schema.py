@@ -4,14 +4,14 @@ Every dataset builder writes `Example`s; labels that a source lacks are zeros an
 their flag is False. The pipeline turns them into `Batch`es.
 """
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import flax.struct
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 # NumPy arrays on the host become JAX arrays on the device.
-ArrayLike = np.ndarray
+ArrayLike = Any
 
 
 class Example(TypedDict):

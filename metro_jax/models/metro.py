@@ -94,7 +94,7 @@ class METRO(nn.Module):
     """
     num_joints = template.joints.shape[0]
     queries = jnp.concatenate([template.joints, template.vertices])
-    features = self.backbone(images, train)
+    features = self.backbone(jnp.asarray(images), train)
     tokens = self._image_tokens(features, len(queries))
     queries = jnp.broadcast_to(queries, (len(tokens), *queries.shape))
     tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)

@@ -8,8 +8,6 @@ before it stay. Orbax does not notice a changed bit in an array; the hashes do.
 """
 
 import contextlib
-import errno
-import hashlib
 import importlib.metadata
 import pathlib
 import shutil
@@ -23,8 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from flax import serialization, traverse_util
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
+
+from metro_jax.training import manifest
+from metro_jax.training.manifest import ArchitectureError as ArchitectureError
 
 Tree = Any  # a pytree of arrays
 BEST_METRIC = "pa_mpjpe_mm"
@@ -35,10 +36,6 @@ LATE_READS_S = 0.2  # how long reads may go on after one of them failed
 
 class CheckpointError(OSError):
   """A checkpoint could not be written; those before it are as they were."""
-
-
-class ArchitectureError(ValueError):
-  """A checkpoint holds other arrays than the config's network and optimizer."""
 
 
 class Restored(NamedTuple):
@@ -128,7 +125,7 @@ class Checkpoints:
       "config": config,
       "versions": _versions(),
     }
-    self._saving = self._thread.submit(self._write, _flatten(state), step, meta)
+    self._saving = self._thread.submit(self._write, manifest.flatten(state), step, meta)
 
   def wait(self) -> None:
     """Returns when the last save is on disk.
@@ -172,16 +169,13 @@ class Checkpoints:
     """Runs in the thread."""
     try:
       _expect_space(self._folder, sum(x.nbytes for x in flat.values()))
-      meta["arrays"] = {key: _describe(x) for key, x in flat.items()}
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(flat, sep="/")),
-          meta=ocp.args.JsonSave(meta),
-        ),
-        metrics=meta["metrics"],
-        force=True,
+      meta["arrays"] = {key: manifest.describe(x) for key, x in flat.items()}
+      state = traverse_util.unflatten_dict(flat, sep="/")
+      items = ocp.args.Composite(
+        state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
       )
+      with _quiet():
+        self._manager.save(step, args=items, metrics=meta["metrics"], force=True)
     except Exception as error:
       self._clean_up(step)
       kept = max(self.steps(), default=None)
@@ -319,7 +313,9 @@ def _read(
     if not parts or key.split("/")[0] in parts
   }
   if like is not None:
-    _expect_same_arrays(f"checkpoint {folder / str(step)}", _flatten(like), stored)
+    manifest.expect_same(
+      f"checkpoint {folder / str(step)}", manifest.flatten(like), stored
+    )
   wanted = {k: np.empty(a["shape"], np.dtype(a["dtype"])) for k, a in stored.items()}
   target = traverse_util.unflatten_dict(wanted, sep="/")
   restore = ocp.args.PyTreeRestore(
@@ -329,12 +325,12 @@ def _read(
   )
   with _damage(folder, step):
     tree = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-    flat = _flatten(tree)
+    flat = manifest.flatten(tree)
     for key, array in stored.items():
-      if _describe(flat[key]) != array:
+      if manifest.describe(flat[key]) != array:
         raise ValueError(f"{key} differs from what was saved")
   found = {part: {} for part in parts} | tree
-  tree = found if like is None else _fill(like, flat)
+  tree = found if like is None else manifest.fill(like, flat)
   return Restored(tree, step, meta.pop("pipeline"), meta)
 
 
@@ -362,7 +358,8 @@ def _damage(folder: pathlib.Path, step: int) -> Iterator[None]:
 
   sys.unraisablehook = without_late_reads
   try:
-    yield
+    with _quiet():
+      yield
   except Exception as error:
     time.sleep(LATE_READS_S)
     reason = " ".join(str(error).split())[:200]
@@ -374,67 +371,30 @@ def _damage(folder: pathlib.Path, step: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without Orbax's remarks on its own options."""
-  level = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
+  """Without Orbax's remarks on its options and its own traces of what it raises."""
+
+  def not_from_orbax(record: Any) -> bool:
+    return "orbax" not in record.pathname
+
+  logger = logging.get_absl_logger()
+  logger.addFilter(not_from_orbax)
   try:
     yield
   finally:
-    logging.set_verbosity(level)
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-  """ "a/b/c" -> array, of any pytree that flax can name."""
-  return traverse_util.flatten_dict(serialization.to_state_dict(tree), sep="/")
-
-
-def _fill(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:
-  """The structure of `like` with the arrays of `flat`."""
-  named = traverse_util.flatten_dict(
-    serialization.to_state_dict(like), sep="/", keep_empty_nodes=True
-  )
-  filled = {key: flat.get(key, node) for key, node in named.items()}
-  nested = traverse_util.unflatten_dict(filled, sep="/")
-  return serialization.from_state_dict(like, nested)
-
-
-def _describe(array: np.ndarray) -> dict[str, Any]:
-  data = np.ascontiguousarray(array)
-  return {
-    "shape": list(array.shape),
-    "dtype": str(array.dtype),
-    "hash": hashlib.blake2b(data.view(np.uint8).data, digest_size=16).hexdigest(),
-  }
-
-
-def _expect_same_arrays(
-  where: str, wanted: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
-) -> None:
-  """Compares names, shapes and types, and lists all that differ."""
-  want = {key: f"{tuple(x.shape)} {x.dtype}" for key, x in wanted.items()}
-  have = {key: f"{tuple(x['shape'])} {x['dtype']}" for key, x in stored.items()}
-  differ = [
-    f"  {key}: expected {want.get(key, 'nothing')}, got {have.get(key, 'nothing')}"
-    for key in sorted(want.keys() | have.keys())
-    if want.get(key) != have.get(key)
-  ]
-  if differ:
-    first = f"{where}: expected the config's architecture, got another"
-    raise ArchitectureError(f"{first} ({len(differ)} arrays):\n" + "\n".join(differ))
+    logger.removeFilter(not_from_orbax)
 
 
 def _expect_space(folder: pathlib.Path, size: int) -> None:
   free = shutil.disk_usage(folder).free
   if free < size + FREE_BYTES:
-    raise OSError(
-      errno.ENOSPC,
-      f"disk full: expected {size + FREE_BYTES:,} bytes free, got {free:,}",
-    )
+    raise OSError(f"disk full: expected {size + FREE_BYTES:,} bytes free, got {free:,}")
 
 
 def _cannot_write(folder: pathlib.Path, error: Exception) -> str:
-  text = " ".join(str(error).split())
-  return f"checkpoints in {folder}: cannot write ({text[:200]})"
+  reason = " ".join(str(error).split())[:200]
+  if "No space left on device" in str(error):
+    reason = "disk full"
+  return f"checkpoints in {folder}: cannot write ({reason})"
 
 
 def _versions() -> dict[str, str]:

@@ -161,7 +161,7 @@ def _metrics(terms: losses.Losses, gradient: Any) -> dict[str, Array]:
     "joints": terms.joints,
     "regressed_joints": terms.regressed_joints,
     "projection": terms.projection,
-    "gradient_norm": optax.global_norm(gradient),
+    "gradient_norm": optax.tree.norm(gradient),
   }
 
 
