@@ -108,12 +108,12 @@ def _fit(job: Job) -> None:
         state, metrics = train_step(state, parallel.shard(batch))
         window.add(metrics)
         log.tick(step)
-        if _due(step, config.train.log_every, last):
-          log.train(step, window.mean(step))
-        errors = None
-        if _due(step, config.train.validate_every, last):
-          errors = _validate(job, state, step, log)
-        if errors or _due(step, config.train.checkpoint_every, last):
+        validating = _due(step, config.train.validate_every, last)
+        saving = validating or _due(step, config.train.checkpoint_every, last)
+        if saving or _due(step, config.train.log_every, last):
+          log.train(step, window.mean(step))  # never saves what is not finite
+        errors = _validate(job, state, step, log) if validating else None
+        if saving:
           position = pipeline.saved_position(step, job.splits.train, config)
           saved = parallel.unreplicate(state)
           checkpoints.save(saved, step, position, errors, config.to_dict())

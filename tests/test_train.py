@@ -55,7 +55,7 @@ def test_a_run_leaves_errors_a_report_and_checkpoints(finished):
   assert page.count("data:image/jpeg") == 3 * 6  # input, overlay and side view
   assert list((finished / "tensorboard").iterdir())
   lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
-  assert [x["step"] for x in lines if x["group"] == "train"] == [2, 4, 6]
+  assert [x["step"] for x in lines if x["group"] == "train"] == [2, 3, 4, 6]
   assert [x["step"] for x in lines if x["group"] == "validation"] == [3, 6]
 
 
