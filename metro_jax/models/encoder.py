@@ -175,7 +175,7 @@ class SelfAttention(nn.Module):
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
     batch, count, width = x.shape
     head_width = width // self.num_heads
-    # Heads before tokens: on CPUs the products' gradients are a third faster so.
+    # Heads before tokens: the products' gradients are faster so on CPUs.
     query, key, value = (
       _dense(width, self.dtype, self.init_std, name)(x)
       .reshape(batch, count, self.num_heads, head_width)
