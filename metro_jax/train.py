@@ -216,7 +216,9 @@ def _finish(job: Job, started: float) -> None:
     config,
   )
   pictures = examples.as_pictures(drawn, choices, "test")
-  facts = {"This session": tqdm.tqdm.format_interval(time.time() - started)}
+  facts = {
+    "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started)
+  }
   report = run_report.write(workdir, config, done, pictures, run.step, facts)
   print(done.table())
   print(f"\nWritten to {written} and {report}")
