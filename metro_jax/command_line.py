@@ -1,10 +1,13 @@
 """How every command starts and fails: flags, then work, or one line and exit code 1."""
 
+import ctypes
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+# glibc, malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (-1: never), M_TOP_PAD (bytes).
+_MALLOPT = {-4: 0, -1: -1, -2: 64 << 20}
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -37,6 +40,20 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
       return 1
 
   app.run(guarded, flags_parser=parse)
+
+
+def keep_memory() -> None:
+  """Has glibc keep the memory that CPU steps free and need again.
+
+  Giving it back to the system and getting it anew costs about a tenth of a training
+  step. Does nothing where the C library has no such settings.
+  """
+  try:
+    mallopt = ctypes.CDLL(None).mallopt
+  except (AttributeError, OSError, TypeError):
+    return
+  for setting, value in _MALLOPT.items():
+    mallopt(setting, value)
 
 
 def expect_no_arguments(arguments: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ SCHEDULES = ("step", "cosine", "constant")
 RECIPES = ("paper", "released")
 DTYPES = ("float32", "bfloat16")
 UPSAMPLING_INITS = ("torch", "barycentric")
+CAMERA_INITS = ("torch", "unit")
 TOKEN_SOURCES = ("grid", "pooled")
 CAMERA_TOKENS = ("vertices", "all")
 
@@ -70,6 +71,7 @@ def _synthetic() -> ConfigDict:
   c.test_examples = 2_000
   c.share_2d_only = 0.2  # training examples that keep only their 2D labels
   c.occluder_probability = 0.3  # pictures with shapes in front of the body
+  c.clutter = 1.0  # of the backgrounds, 0 to 1: how much stands there, how sharp
   c.workers = 0  # rendering processes; 0 means one a core
   return c
 
@@ -87,10 +89,13 @@ def _model() -> ConfigDict:
   c.max_positions = 512  # rows of the learned position embedding
   c.dropout = 0.1
   c.init_std = 0.02  # of the encoder's first weights; narrow blocks want more
+  c.position_std = 0.02  # of its first position embeddings
+  c.output_std = 0.02  # of the first weights behind the coordinates
   c.mask_fraction = 0.3  # most of the tokens that masked modelling hides
   c.token_source = "grid"  # mix the map's positions; "pooled" (hand): repeat its mean
   c.camera_tokens = "vertices"  # what the camera is read off; or "all" (hand)
   c.camera_hidden_width = 250
+  c.camera_init = "torch"  # or "unit": start from a crop 2 m wide
   c.upsampling_init = "torch"  # or "barycentric": start from the mesh's geometry
   c.compute_dtype = "float32"  # or "bfloat16"; parameters and outputs stay float32
   return c
@@ -167,6 +172,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "model.token_source": TOKEN_SOURCES,
     "model.camera_tokens": CAMERA_TOKENS,
     "model.upsampling_init": UPSAMPLING_INITS,
+    "model.camera_init": CAMERA_INITS,
     "model.compute_dtype": DTYPES,
     "loss.recipe": RECIPES,
     "optimizer.schedule": SCHEDULES,
@@ -183,7 +189,8 @@ def _validate_ranges(config: ConfigDict) -> None:
     "data.synthetic.image_px data.synthetic.train_examples "
     "data.synthetic.validation_examples data.synthetic.test_examples "
     "model.backbone_width model.num_layers model.num_heads model.max_positions "
-    "model.camera_hidden_width model.init_std optimizer.learning_rate train.batch_size "
+    "model.camera_hidden_width model.init_std model.position_std model.output_std "
+    "optimizer.learning_rate train.batch_size "
     "train.num_steps train.log_every train.validate_every train.checkpoint_every "
     "train.keep_best eval.batch_size"
   )
@@ -192,6 +199,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     _expect(value > 0, key, "a positive number", value)
   shares = (
     "data.synthetic.share_2d_only data.synthetic.occluder_probability "
+    "data.synthetic.clutter "
     "data.augment.rotation_probability data.augment.flip_probability "
     "model.dropout model.mask_fraction optimizer.decay_at"
   )

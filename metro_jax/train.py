@@ -226,6 +226,7 @@ def _finish(job: Job, started: float) -> None:
 
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
+  command_line.keep_memory()
   train(FLAGS.config, pathlib.Path(FLAGS.workdir).expanduser())
 
 

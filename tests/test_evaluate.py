@@ -58,7 +58,7 @@ def run_of_one_mesh(monkeypatch):
   config.data.image_px = 32
   config.eval.batch_size = 2 * jax.device_count()
   body = humanoid.load()
-  levels = mesh_levels.truncate(humanoid.load_levels(), tuple(config.body.levels))
+  levels = mesh_levels.choose(humanoid.load_levels(), tuple(config.body.levels))
   mesh_m = Split("").vertices_m[0] + np.float32(0.5)  # where it stands is no error
   network = setup.Network(
     evaluator.MeanMesh(len(mesh_m)), body, levels, template.make_template(body, levels)

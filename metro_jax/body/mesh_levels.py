@@ -21,15 +21,16 @@ class MeshLevels(NamedTuple):
   Attributes:
     counts: Vertices a level.
     select: Per step, which vertices of the finer level the coarser one keeps.
-    upsample_index: Per step and finer vertex, three vertices of the coarser level.
+    upsample_index: Per step and finer vertex, three or more vertices of the coarser
+      level.
     upsample_weight: Their weights, at least 0 with sum 1.
     faces: Per level, triangles; levels below the first may be open.
   """
 
   counts: tuple[int, ...]
   select: tuple[Int[np.ndarray, " _"], ...]
-  upsample_index: tuple[Int[np.ndarray, "_ 3"], ...]
-  upsample_weight: tuple[Float[np.ndarray, "_ 3"], ...]
+  upsample_index: tuple[Int[np.ndarray, "_ _"], ...]
+  upsample_weight: tuple[Float[np.ndarray, "_ _"], ...]
   faces: tuple[Int[np.ndarray, "_ 3"], ...]
 
 
@@ -103,24 +104,42 @@ def upsample_matrix(levels: MeshLevels, step: int) -> Float[np.ndarray, "fine co
   return matrix
 
 
-def truncate(levels: MeshLevels, counts: Sequence[int]) -> MeshLevels:
-  """The finest levels, down to the last of `counts`.
+def choose(levels: MeshLevels, counts: Sequence[int]) -> MeshLevels:
+  """Some of the levels; the steps over those left out become one.
+
+  Args:
+    levels: The mesh's levels.
+    counts: Vertices of those to keep, fine to coarse; the full mesh comes first.
+
+  Returns:
+    Levels whose up- and downsampling are the products of the steps they replace; a
+    vertex then has 3 corners for every step in one, some perhaps repeated.
 
   Raises:
-    ValueError: If `counts` are not the first of the mesh's levels.
+    ValueError: If the mesh has no such levels in this order.
   """
-  n = len(counts)
-  if n == 0 or tuple(counts) != levels.counts[:n]:
+  counts = tuple(counts)
+  kept = [n for n, count in enumerate(levels.counts) if count in counts]
+  if not kept or kept[0] != 0 or tuple(levels.counts[n] for n in kept) != counts:
     raise ValueError(
-      f"mesh levels: expected the first of {levels.counts}, got {tuple(counts)}"
+      f"mesh levels: expected {levels.counts[0]} and then any of {levels.counts[1:]} "
+      f"from fine to coarse, got {counts}"
     )
-  return MeshLevels(
-    levels.counts[:n],
-    levels.select[: n - 1],
-    levels.upsample_index[: n - 1],
-    levels.upsample_weight[: n - 1],
-    levels.faces[:n],
-  )
+  select, indices, weights = [], [], []
+  for fine, coarse in itertools.pairwise(kept):
+    rows, index = levels.select[fine], levels.upsample_index[fine]
+    weight = levels.upsample_weight[fine]
+    for step in range(fine + 1, coarse):
+      rows = rows[levels.select[step]]
+      weight = (weight[..., None] * levels.upsample_weight[step][index]).reshape(
+        len(index), -1
+      )
+      index = levels.upsample_index[step][index].reshape(len(index), -1)
+    select.append(rows)
+    indices.append(index)
+    weights.append(weight)
+  faces = tuple(levels.faces[n] for n in kept)
+  return MeshLevels(counts, tuple(select), tuple(indices), tuple(weights), faces)
 
 
 def build(

@@ -29,7 +29,9 @@ class Encoder(nn.Module):
     num_heads: Attention heads a layer.
     max_positions: Rows of the learned position embedding.
     dropout: Rate of all four dropouts.
-    init_std: Deviation of the first weights and position embeddings.
+    init_std: Deviation of the first weights.
+    position_std: Deviation of the first position embeddings.
+    output_std: Deviation of the first weights that give the last block's output.
     dtype: Type of the arithmetic; None follows the parameters. The last block's
       output is coordinates and never narrower than the parameters.
   """
@@ -42,6 +44,8 @@ class Encoder(nn.Module):
   max_positions: int = 512
   dropout: float = 0.1
   init_std: float = 0.02
+  position_std: float = 0.02
+  output_std: float = 0.02
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -62,6 +66,8 @@ class Encoder(nn.Module):
         max_positions=self.max_positions,
         dropout=self.dropout,
         init_std=self.init_std,
+        position_std=self.position_std,
+        output_std=self.output_std if n == last else self.init_std,
         dtype=self.dtype,
         output_dtype=None if n == last else self.dtype,
         output_precision=EXACT if n == last else None,
@@ -85,6 +91,8 @@ class EncoderBlock(nn.Module):
   max_positions: int
   dropout: float
   init_std: float
+  position_std: float
+  output_std: float
   dtype: DTypeLike | None
   output_dtype: DTypeLike | None
   output_precision: jax.lax.Precision | None
@@ -99,7 +107,7 @@ class EncoderBlock(nn.Module):
         f"got {tokens.shape[1]}"
       )
     shape = (self.max_positions, self.hidden_width)
-    normal = nn.initializers.normal(self.init_std)
+    normal = nn.initializers.normal(self.position_std)
     positions = self.param("position_embedding", normal, shape)
     x = _dense(self.hidden_width, self.dtype, self.init_std, "embedding")(tokens)
     x += positions[: x.shape[1]].astype(x.dtype)
@@ -116,7 +124,11 @@ class EncoderBlock(nn.Module):
       )(x, train)
     head, residual = (
       _dense(
-        self.output_width, self.output_dtype, self.init_std, name, self.output_precision
+        self.output_width,
+        self.output_dtype,
+        self.output_std,
+        name,
+        self.output_precision,
       )
       for name in ("head", "residual")
     )

@@ -59,6 +59,8 @@ class METRO(nn.Module):
       "pooled" gives every token the map's mean.
     camera_tokens: The camera is read off the "vertices" or off "all" tokens.
     camera_hidden_width: Inner width of the camera's head.
+    camera_init: The camera's first weights: PyTorch's default ("torch"), or those that
+      see a crop 2 m wide ("unit").
     dtype: Type of the token mixing's arithmetic; None follows the parameters. The
       heads that give coordinates always follow them.
   """
@@ -70,6 +72,7 @@ class METRO(nn.Module):
   token_source: str = "grid"
   camera_tokens: str = "vertices"
   camera_hidden_width: int = 250
+  camera_init: str = "torch"
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -123,7 +126,12 @@ class METRO(nn.Module):
   def _camera(self, points: Float[Array, "b n 3"]) -> Float[Array, "b 3"]:
     x = _exact_dense(1, 3, "camera_coordinates")(points)[..., 0]
     x = _exact_dense(self.camera_hidden_width, x.shape[-1], "camera_hidden")(x)
-    return _exact_dense(3, x.shape[-1], "camera_output")(x)
+    if self.camera_init == "torch":
+      return _exact_dense(3, x.shape[-1], "camera_output")(x)
+    zeros, unit = nn.initializers.zeros, _unit_camera
+    return nn.Dense(
+      3, precision=EXACT, kernel_init=zeros, bias_init=unit, name="camera_output"
+    )(x)
 
   def _upsample(self, vertices: Float[Array, "b v 3"]) -> tuple[Array, ...]:
     levels = [vertices]
@@ -133,6 +141,14 @@ class METRO(nn.Module):
       mix = Mix(count, init, bias_init, precision=EXACT, name=f"upsampling{n}")
       levels.append(mix(levels[-1]))
     return tuple(levels)
+
+
+def _unit_camera(
+  key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Array:
+  """s = 1 and no shift: the crop's [-1, 1] are metres."""
+  del key, shape
+  return jnp.array([1.0, 0.0, 0.0], dtype)
 
 
 def _exact_dense(features: int, fan_in: int, name: str) -> nn.Dense:
@@ -177,6 +193,8 @@ def build(
       max_positions=model.max_positions,
       dropout=model.dropout,
       init_std=model.init_std,
+      position_std=model.position_std,
+      output_std=model.output_std,
       dtype=dtype,
     ),
     upsampled=counts[-2::-1],
@@ -184,6 +202,7 @@ def build(
     token_source=model.token_source,
     camera_tokens=model.camera_tokens,
     camera_hidden_width=model.camera_hidden_width,
+    camera_init=model.camera_init,
     dtype=dtype,
   )
 

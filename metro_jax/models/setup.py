@@ -27,7 +27,7 @@ def build(config: ConfigDict) -> Network:
     ValueError: If the body has no such mesh levels.
   """
   body = humanoid.load()
-  levels = mesh_levels.truncate(humanoid.load_levels(), tuple(config.body.levels))
+  levels = mesh_levels.choose(humanoid.load_levels(), tuple(config.body.levels))
   return Network(
     model=metro.build(config, levels),
     body=body,

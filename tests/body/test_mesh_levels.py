@@ -65,17 +65,31 @@ def test_a_repeated_corner_counts_twice_in_the_dense_matrix():
   np.testing.assert_allclose(matrix[:, 1], weight[:, 0] + weight[:, 1])
 
 
-def test_truncating_keeps_the_finest_levels():
-  shorter = mesh_levels.truncate(LEVELS, (5, 4))
+def test_choosing_the_finest_levels_leaves_their_steps_alone():
+  shorter = mesh_levels.choose(LEVELS, (5, 4))
   assert shorter.counts == (5, 4)
   assert [len(part) for part in shorter[1:]] == [1, 1, 1, 2]
-  assert mesh_levels.truncate(LEVELS, [5]).select == ()
+  assert mesh_levels.choose(LEVELS, [5]).select == ()
 
 
-@pytest.mark.parametrize("counts", [(5, 3), (4, 3), (), (5, 4, 3, 2)])
+def test_a_step_over_a_level_is_the_product_of_its_steps():
+  shorter = mesh_levels.choose(LEVELS, (5, 3))
+  down = mesh_levels.downsample(LEVELS, VALUES, 2)
+  np.testing.assert_array_equal(mesh_levels.downsample(shorter, VALUES, 1), down)
+  up = mesh_levels.upsample(LEVELS, down, 2, 0)
+  np.testing.assert_allclose(mesh_levels.upsample(shorter, down, 1, 0), up)
+  product = mesh_levels.upsample_matrix(LEVELS, 0) @ mesh_levels.upsample_matrix(
+    LEVELS, 1
+  )
+  matrix = mesh_levels.upsample_matrix(shorter, 0)
+  np.testing.assert_allclose(matrix, product, atol=1e-6)
+  assert len(shorter.faces) == 2
+
+
+@pytest.mark.parametrize("counts", [(4, 3), (), (5, 3, 4), (5, 4, 3, 2), (5, 5)])
 def test_levels_that_do_not_exist_are_refused_with_those_that_do(counts):
-  with pytest.raises(ValueError, match=r"the first of \(5, 4, 3\), got"):
-    mesh_levels.truncate(LEVELS, counts)
+  with pytest.raises(ValueError, match=r"expected 5 and then any of \(4, 3\)"):
+    mesh_levels.choose(LEVELS, counts)
 
 
 def test_wrong_levels_and_wrong_meshes_are_refused():

@@ -9,7 +9,7 @@ from metro_jax.data.builders.synthetic import appearance, backdrop, scene
 
 PX = 96
 SETTINGS = scene.Settings(
-  seed=3, image_px=PX, share_2d_only=0.0, occluder_probability=0.0
+  seed=3, image_px=PX, share_2d_only=0.0, occluder_probability=0.0, clutter=1.0
 )
 LIMBS = joints.index(joints.J24, ("R_Knee", "L_Knee", "R_Elbow", "L_Elbow", "Spine"))
 

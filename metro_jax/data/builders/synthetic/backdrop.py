@@ -7,12 +7,16 @@ from jaxtyping import Float, UInt8
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
-def draw_background(rng: np.random.Generator, side_px: int) -> Picture:
+def draw_background(
+  rng: np.random.Generator, side_px: int, clutter: float = 1.0
+) -> Picture:
   """Draws a cluttered place: a room, a street or nothing nameable, out of focus or not.
 
   Args:
     rng: Where the randomness comes from.
     side_px: Side of the square picture.
+    clutter: From 0, hardly anything about and always out of focus, to 1, up to eight
+      things about and in focus half of the time.
 
   Returns:
     RGB.
@@ -24,10 +28,10 @@ def draw_background(rng: np.random.Generator, side_px: int) -> Picture:
     picture = _street(rng, side_px)
   else:
     picture = _gradient(rng, side_px, int(rng.integers(2, 9)))
-  for _ in range(rng.integers(0, 9)):
+  for _ in range(rng.integers(0, 1 + round(8 * clutter))):
     _shape(rng, picture, side_px * rng.uniform(0.04, 0.35))
-  if rng.random() < 0.5:
-    size = 1 + 2 * int(rng.integers(1, max(2, side_px // 32)))
+  if rng.random() < 1 - 0.5 * clutter:
+    size = 1 + 2 * int(rng.integers(1, max(2, side_px // 16)))
     picture = cv2.GaussianBlur(picture, (size, size), 0)
   return picture
 

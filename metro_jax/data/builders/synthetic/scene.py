@@ -27,6 +27,7 @@ class Settings(NamedTuple):
   image_px: int
   share_2d_only: float
   occluder_probability: float
+  clutter: float
 
 
 class Stage(NamedTuple):
@@ -195,7 +196,7 @@ def draw_picture(
   side = settings.image_px
   outfit = appearance.sample_outfit(rng)
   light = appearance.sample_light(rng)
-  picture = backdrop.draw_background(rng, side)
+  picture = backdrop.draw_background(rng, side, settings.clutter)
   drawn = draw_body(stage, person, view, outfit, light, side)
   mixed = picture * (1 - drawn[..., 3:]) + 255 * drawn[..., :3]
   picture = mixed.clip(0, 255).astype(np.uint8)
