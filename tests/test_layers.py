@@ -9,7 +9,8 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "config", "body", "rendering", "data", "models", "weights", "training", "evaluation",
+  "files", "config", "body", "rendering", "data", "models", "weights", "training",
+  "evaluation",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 

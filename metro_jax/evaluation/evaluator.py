@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Int
 
+from metro_jax import files
 from metro_jax.body import body_model, joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.data.pipeline import Source
@@ -176,10 +177,8 @@ def mean_mesh(
   vertices_m = _compute_mean_mesh(source, body)
   if cache is not None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(f".{jax.process_index()}.{cache.name}")
-    with partial.open("wb") as file:
+    with files.replacing(cache) as partial, partial.open("wb") as file:
       np.savez(file, vertices_m=vertices_m, fingerprint=fingerprint)
-    partial.replace(cache)
   return vertices_m
 
 
@@ -262,9 +261,8 @@ def _numbers(results: Results) -> dict[str, Any]:
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes a file as a whole; its folder is made."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-  partial.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def format_table(results: Results, baseline: Results, protocol: Protocol) -> str:

@@ -1,7 +1,6 @@
 """The report of a run, put together from what it logged and how it did."""
 
 import datetime
-import importlib.metadata
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-import metro_jax
 from metro_jax.evaluation import protocols, runs
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
-from metro_jax.training import logs
+from metro_jax.training import checkpoint, logs
 
 FILE = "report.html"
 LOSS_TERMS = {
@@ -24,7 +22,6 @@ LOSS_TERMS = {
   "regressed_joints": "regressed joints",
   "projection": "2D projection",
 }
-PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
 def write(
@@ -60,7 +57,7 @@ def write(
     protocol=protocols.describe(assessment.protocol),
     pictures=pictures,
     charts=curves(lines, assessment.baseline.means_mm),
-    facts={**facts, **_measured(lines), **_versions()},
+    facts={**facts, **_measured(lines), **_circumstances()},
     config_text=settings(config),
   )
   path = workdir / FILE
@@ -133,7 +130,7 @@ def _measured(lines: Sequence[Mapping]) -> dict[str, str]:
   return {"Training speed": f"{np.median(rates):,.1f} images/s (median)"}
 
 
-def _versions() -> dict[str, str]:
+def _circumstances() -> dict[str, str]:
   """Devices and versions of this process, and the time."""
   devices = jax.devices()
   kinds = ", ".join(sorted({device.device_kind for device in devices}))
@@ -143,5 +140,4 @@ def _versions() -> dict[str, str]:
     "Finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
   }
-  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-  return {**found, "metro_jax": metro_jax.__version__, **versions}
+  return {**found, **checkpoint.versions()}

@@ -6,15 +6,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from metro_jax import config as base
-from metro_jax.body.template import Template
+from metro_jax import files
 from metro_jax.models import setup
-from metro_jax.training import checkpoint
+from metro_jax.training import checkpoint, state
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -32,9 +29,8 @@ class Run(NamedTuple):
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Writes the config of a run where `load_config` finds it."""
   text = config.to_json_best_effort(indent=2) + "\n"
-  partial = workdir / f".{jax.process_index()}.{CONFIG_FILE}"
-  partial.write_text(text)
-  partial.replace(workdir / CONFIG_FILE)
+  with files.replacing(workdir / CONFIG_FILE) as partial:
+    partial.write_text(text)
 
 
 def load_config(
@@ -92,25 +88,9 @@ def load(
   workdir = pathlib.Path(workdir).expanduser()
   config = load_config(workdir, overrides)
   network = setup.build(config)
-  like = expected_variables(network.model, network.template, config.data.image_px)
+  like = state.variable_shapes(network.model, network.template, config.data.image_px)
   restored = checkpoint.restore_variables(workdir / CHECKPOINT_FOLDER, which, like)
   return Run(config, network, restored.tree, restored.step)
-
-
-def expected_variables(
-  model: nn.Module, template: Template, image_px: int
-) -> dict[str, Any]:
-  """Shapes and types of a network's variables; allocates nothing."""
-
-  def init(key):
-    image = jnp.zeros((1, image_px, image_px, 3))
-    return model.init(key, image, template, None, train=False)
-
-  variables = jax.eval_shape(init, jax.random.key(0))
-  return {
-    "params": variables["params"],
-    "batch_stats": variables.get("batch_stats", {}),
-  }
 
 
 def parse_checkpoint(text: str) -> str | int:

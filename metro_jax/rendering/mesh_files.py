@@ -8,11 +8,12 @@ a person who faced the camera faces the viewer.
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
+
+from metro_jax import files
 
 SKIN_RGBA = (168, 196, 235, 255)
 Y_UP = np.array([1.0, -1.0, -1.0], np.float32)
@@ -94,10 +95,8 @@ def write_npz(
   taken = sorted(arrays.keys() & (extra or {}).keys())
   if taken:
     raise ValueError(f"write_npz: extra arrays must have other names than {taken}")
-  partial = _partial(path)
-  with partial.open("wb") as file:
+  with files.replacing(path) as partial, partial.open("wb") as file:
     np.savez_compressed(file, **arrays, **(extra or {}))
-  partial.replace(path)
 
 
 def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
@@ -106,13 +105,7 @@ def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
 
 
 def _export(path, mesh: trimesh.Trimesh, kind: str, **options) -> None:
-  """Writes beside the path and then moves, so that no half file stays behind."""
-  partial = _partial(path)
+  """Writes a scene in one of trimesh's formats."""
   data = mesh.export(file_type=kind, **options)
-  partial.write_bytes(data.encode() if isinstance(data, str) else data)
-  partial.replace(path)
-
-
-def _partial(path: str | os.PathLike[str]) -> Path:
-  path = Path(path)
-  return path.with_name(path.name + ".partial")
+  with files.replacing(path) as partial:
+    partial.write_bytes(data.encode() if isinstance(data, str) else data)

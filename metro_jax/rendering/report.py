@@ -4,13 +4,13 @@ import base64
 import html
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from metro_jax import files
 from metro_jax.rendering import charts
 
 JPEG_QUALITY = 90
@@ -55,10 +55,8 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     path: The file; its folder must exist. It is replaced as a whole.
     report: What to show.
   """
-  path = Path(path)
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(render(report), encoding="utf-8")
-  partial.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_text(render(report), encoding="utf-8")
 
 
 def render(report: Report) -> str:

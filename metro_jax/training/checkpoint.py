@@ -123,7 +123,7 @@ class Checkpoints:
       "pipeline": pipeline,
       "metrics": metrics,
       "config": config,
-      "versions": _versions(),
+      "versions": versions(),
     }
     self._saving = self._thread.submit(self._write, manifest.flatten(state), step, meta)
 
@@ -397,7 +397,8 @@ def _cannot_write(folder: pathlib.Path, error: Exception) -> str:
   return f"checkpoints in {folder}: cannot write ({reason})"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+  """Of the packages that a result depends on, by name."""
   found = {}
   for name in PACKAGES:
     try:

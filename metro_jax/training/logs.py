@@ -12,6 +12,8 @@ import tensorboardX
 import tqdm
 from jaxtyping import UInt8
 
+from metro_jax import files
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -112,9 +114,8 @@ class RunLog:
       return
     kept = [line for line in read_metrics(self._file.parent) if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    temporary = self._file.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(self._file)
+    with files.replacing(self._file) as partial:
+      partial.write_text(text)
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

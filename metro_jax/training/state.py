@@ -64,18 +64,24 @@ def create(
   return jax.jit(make, compiler_options=_quick())(jax.random.key(seed))
 
 
-def shapes(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  template: Template,
-  image_px: int,
-) -> TrainState:
-  """What `create` would return, as `jax.ShapeDtypeStruct`s; allocates nothing."""
+def variable_shapes(model: nn.Module, template: Template, image_px: int) -> Tree:
+  """The network's variables as `jax.ShapeDtypeStruct`s; allocates nothing."""
 
-  def make(key: jax.Array) -> TrainState:
-    return _make(model, optimizer, template, image_px, key)
+  def init(key: jax.Array) -> Tree:
+    return _variables(model, template, image_px, key)
 
-  return jax.eval_shape(make, jax.random.key(0))
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def _variables(
+  model: nn.Module, template: Template, image_px: int, key: jax.Array
+) -> Tree:
+  image = jnp.zeros((1, image_px, image_px, 3), jnp.float32)
+  variables = model.init(key, image, template, None, train=False)
+  return {
+    "params": variables["params"],
+    "batch_stats": variables.get("batch_stats", {}),
+  }
 
 
 def _make(
@@ -86,13 +92,10 @@ def _make(
   key: jax.Array,
 ) -> TrainState:
   init_key, run_key = jax.random.split(key)
-  image = jnp.zeros((1, image_px, image_px, 3), jnp.float32)
-  variables = model.init(init_key, image, template, None, train=False)
-  params = variables["params"]
+  variables = _variables(model, template, image_px, init_key)
   return TrainState(
-    params=params,
-    batch_stats=variables.get("batch_stats", {}),
-    opt_state=optimizer.init(params),
+    **variables,
+    opt_state=optimizer.init(variables["params"]),
     step=jnp.zeros((), jnp.int32),
     key=jax.random.key_data(run_key),
   )

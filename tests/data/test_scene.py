@@ -198,3 +198,14 @@ def test_occluders_change_the_picture_and_hide_at_most_a_third_of_the_joints():
     assert hidden.mean() <= 0.34
     changed += (picture != before).any()
   assert changed > 8
+
+
+def test_clutter_puts_more_and_sharper_things_behind_people():
+  def edges(clutter: float) -> float:
+    pictures = [
+      backdrop.draw_background(np.random.default_rng(seed), 80, clutter)
+      for seed in range(40)
+    ]
+    return np.mean([np.abs(np.diff(p.astype(float), axis=1)).mean() for p in pictures])
+
+  assert edges(0.0) < 0.7 * edges(1.0)

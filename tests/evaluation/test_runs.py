@@ -7,6 +7,7 @@ import pytest
 from metro_jax import config as base
 from metro_jax.evaluation import runs
 from metro_jax.models import setup
+from metro_jax.training import state
 from metro_jax.training.checkpoint import ArchitectureError, Checkpoints
 
 
@@ -73,7 +74,7 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
   config = small_config()
   runs.save_config(tmp_path, config)
   network = setup.build(config)
-  shapes = runs.expected_variables(network.model, network.template, 32)
+  shapes = state.variable_shapes(network.model, network.template, 32)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(np.float32), shapes

@@ -114,6 +114,21 @@ def test_levels_come_coarse_to_fine_and_start_as_the_meshs_interpolation():
     np.testing.assert_allclose(prediction.vertices[2 - level], expected, atol=1e-5)
 
 
+def test_a_short_runs_first_weights_tell_queries_apart_and_see_two_metres():
+  chosen = {"init_std": 0.1, "position_std": 0.5, "output_std": 0.005}
+  config = small_config(**chosen, camera_init="unit", hidden_widths=(64, 64))
+  network = metro.build(config, LEVELS, axis_name=None).clone(backbone=Patches())
+  key = jax.random.key(0)
+  made, variables = jax.jit(network.init_with_output)(key, IMAGES, TEMPLATE)
+  np.testing.assert_array_equal(made.camera, [[1, 0, 0]] * 2)
+  first, last = (variables["params"]["encoder"][f"block{n}"] for n in (0, 1))
+  for block in (first, last):
+    assert np.std(block["position_embedding"]) == pytest.approx(0.5, rel=0.15)
+  assert np.std(first["head"]["kernel"]) == pytest.approx(0.1, rel=0.15)
+  assert np.std(last["head"]["kernel"]) == pytest.approx(0.005, rel=0.3)
+  assert np.std(last["residual"]["kernel"]) == pytest.approx(0.005, rel=0.5)
+
+
 def test_the_camera_is_two_linear_maps_over_one_number_a_vertex(body):
   network, variables = body
   prediction = jax.jit(network.apply)(variables, IMAGES, TEMPLATE)
