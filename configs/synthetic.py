@@ -45,6 +45,7 @@ def _small(config: ConfigDict) -> None:
   # A short run learns more from people as the test split shows them.
   config.data.augment.scale_std = 0.1
   config.data.augment.rotation_probability = 0.0
+  config.data.augment.color_gain = 0.1
   config.model.backbone = "resnet18"
   config.model.backbone_width = 32
   config.model.hidden_widths = (64,)
