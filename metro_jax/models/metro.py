@@ -22,6 +22,7 @@ from metro_jax.body import mesh_levels
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models.encoder import Encoder
+from metro_jax.models.hrnet import WIDTHS, HRNet
 from metro_jax.models.layers import EXACT, Mix, torch_uniform
 from metro_jax.models.resnet import ResNet
 
@@ -99,7 +100,7 @@ class METRO(nn.Module):
     queries = jnp.concatenate([template.joints, template.vertices])
     features = self.backbone(jnp.asarray(images), train)
     tokens = self._image_tokens(features, len(queries))
-    queries = jnp.broadcast_to(queries, (len(tokens), *queries.shape))
+    queries = jnp.broadcast_to(queries, (tokens.shape[0], *queries.shape))
     tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)
     if token_mask is not None:
       tokens = jnp.where(token_mask[..., None], MASKED, tokens)
@@ -183,7 +184,7 @@ def build(
     )
   dtype = None if model.compute_dtype == "float32" else jnp.dtype(model.compute_dtype)
   return METRO(
-    backbone=ResNet(model.backbone, model.backbone_width, axis_name, dtype),
+    backbone=_backbone(model, axis_name, dtype),
     encoder=Encoder(
       tuple(model.hidden_widths),
       tuple(model.output_widths),
@@ -205,6 +206,15 @@ def build(
     camera_init=model.camera_init,
     dtype=dtype,
   )
+
+
+def _backbone(
+  model: ConfigDict, axis_name: str | None, dtype: DTypeLike | None
+) -> nn.Module:
+  name, width = model.backbone, model.backbone_width
+  if name in WIDTHS:
+    return HRNet(WIDTHS[name], width, axis_name, dtype)
+  return ResNet(name, width, axis_name, dtype)
 
 
 def _upsampling_inits(name: str, levels: MeshLevels) -> tuple[Initializer, ...]:

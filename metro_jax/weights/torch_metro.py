@@ -3,11 +3,13 @@
 The table follows from the variables' own paths, so it fits every width and depth.
 
 Source: released code, metro/modeling/bert; its ResNet sits in a Sequential, whose
-  entries 0, 1 and 4 to 7 are torchvision's conv1, bn1 and layer1 to layer4.
+  entries 0, 1 and 4 to 7 are torchvision's conv1, bn1 and layer1 to layer4, and its
+  HRNet keeps its own names.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -29,6 +31,10 @@ _RESIDUAL_BLOCK = {
   "downsample_conv": "downsample.0",
   "downsample_bn": "downsample.1",
 }
+_HRNET_PARTS = {**_RESIDUAL_BLOCK, "conv": "0", "bn": "1"}
+_HRNET_MODULE = re.compile(
+  r"(stem|stage|transition|incre_modules|downsamp_modules|final_layer)[0-9_]*"
+)
 _ENCODER_BLOCK = {
   "embedding": "bert.img_embedding",
   "head": "cls_head",
@@ -54,6 +60,7 @@ _LEAVES = {
 }
 # Rows of BERT's word and token type embeddings, which nothing uses.
 _WORDS, _TOKEN_TYPES = 30522, 2
+_CLASSES = 1000  # of ImageNet, in the classifier that HRNet keeps
 _BATCHES = "num_batches_tracked"
 
 
@@ -130,6 +137,8 @@ def _module(path: Path) -> str:
   match path:
     case ("backbone", ("conv1" | "bn1") as name):
       return {"conv1": "backbone.0", "bn1": "backbone.1"}[name]
+    case ("backbone", first, *inner, part) if _HRNET_MODULE.fullmatch(first):
+      return f"backbone.{_hrnet_module([first, *inner], part)}"
     case ("backbone", block, part) if part in _RESIDUAL_BLOCK:
       stage, number = block.removeprefix("layer").split("_")
       return f"backbone.{int(stage) + 3}.{number}.{_RESIDUAL_BLOCK[part]}"
@@ -149,6 +158,14 @@ def _module(path: Path) -> str:
   raise ValueError(f"torch names: METRO has no module for {'/'.join(path)}")
 
 
+def _hrnet_module(modules: Sequence[str], part: str) -> str:
+  """HRNet's own name of a convolution or normalisation."""
+  if modules[0] in ("stem1", "stem2"):
+    return f"{part}{modules[0][-1]}"
+  names = [re.sub(r"_(?=\d)", ".", name) for name in (*modules, _HRNET_PARTS[part])]
+  return ".".join(names).replace("stage1.", "layer1.")
+
+
 def _encoder_block(block: str) -> str:
   return f"trans_encoder.{block.removeprefix('block')}"
 
@@ -156,7 +173,8 @@ def _encoder_block(block: str) -> str:
 def ignored_shapes(variables: Variables) -> dict[str, Shape]:
   """What METRO's state dict also holds and never uses, by key.
 
-  These are BERT's embeddings and poolers, and BatchNorm's counters of batches.
+  These are BERT's embeddings and poolers, HRNet's classifier, and BatchNorm's counters
+  of batches.
   """
   shapes: dict[str, Shape] = {}
   for entry in entries(variables):
@@ -165,6 +183,9 @@ def ignored_shapes(variables: Variables) -> dict[str, Shape]:
       shapes[f"{module}.{_BATCHES}"] = ()
     if entry.path[-1] == "position_embedding":
       shapes |= _unused_bert(module.rsplit(".", 1)[0], *entry.shape)
+    if entry.key == "backbone.final_layer.0.bias":
+      shapes["backbone.classifier.weight"] = (_CLASSES, *entry.shape)
+      shapes["backbone.classifier.bias"] = (_CLASSES,)
   return shapes
 
 
@@ -181,12 +202,22 @@ def _unused_bert(
   yield f"{prefix}.pooler.dense.bias", (width,)
 
 
-def ignored_count(variables: Variables) -> int:
-  """Parameters that METRO counts and never uses, without the counters."""
-  shapes = ignored_shapes(variables)
-  return sum(
-    math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BATCHES)
-  )
+def ignored_counts(variables: Variables) -> dict[str, int]:
+  """Parameters that METRO counts and never uses, without the counters.
+
+  Args:
+    variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
+
+  Returns:
+    For "encoder" and "backbone", with the sum as "total"; they complete those of
+    `metro.parameter_counts` to the numbers of the released code.
+  """
+  counts = {"backbone": 0, "encoder": 0}
+  for key, shape in ignored_shapes(variables).items():
+    if not key.endswith(_BATCHES):
+      module = "backbone" if key.startswith("backbone.") else "encoder"
+      counts[module] += math.prod(shape)
+  return {**counts, "total": sum(counts.values())}
 
 
 def fit(shapes: Mapping[str, Shape], variables: Variables) -> Fit:

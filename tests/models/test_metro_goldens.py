@@ -23,13 +23,28 @@ GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 fill_value = runpy.run_path(str(GOLDENS / "fill_rule.py"))["fill_value"]
 COUNTS = {"body": (6890, 1723, 431), "hand": (778, 195)}
 JOINTS = {"body": 14, "hand": 21}
+HRNET_NAMES = {
+  "stem_map1": ("backbone.bn1",),
+  "stem_map2": ("backbone.bn2",),
+  "stage1_map0": ("backbone.layer1",),
+  "final_map": ("backbone.final_layer",),
+  **{
+    f"stage{stage}_map{n}": (f"backbone.stage{stage}.{n}",)
+    for stage in (2, 3, 4)
+    for n in range(stage)
+  },
+  **{f"raised{n}": (f"backbone.incre_modules.{n}",) for n in range(4)},
+  **{f"lowered{n}": (f"backbone.downsamp_modules.{n}",) for n in range(3)},
+}
 RELATIVE_F64 = 1e-9
 NOISE_FACTOR_F32 = 10
 
 
-def build(kind: str) -> metro.METRO:
+def build(network: str) -> metro.METRO:
   """The paper's body network, or its hand network: the same class."""
+  kind, backbone = network.split("_")
   config = base.get_config()
+  config.model.backbone = backbone.replace("-", "_")
   config.body.levels = COUNTS[kind]
   config.model.dropout = 0.0  # the goldens are without
   if kind == "hand":
@@ -67,11 +82,11 @@ def golden_variables(model: metro.METRO, kind: str) -> dict[str, Any]:
   return torch_metro.from_state_dict(filled, shapes)
 
 
-def run(kind: str, dtype: Any, **call: Any) -> dict[str, np.ndarray]:
+def run(network: str, dtype: Any, **call: Any) -> dict[str, np.ndarray]:
   """All outputs and inner tensors in one type of arithmetic, under goldens' names."""
-  model = build(kind)
+  model, kind = build(network), network.split("_")[0]
   variables = golden_variables(model, kind)
-  template = golden_template(kind, read(f"eval_{kind}_resnet50"))
+  template = golden_template(kind, read(f"eval_{network}"))
   inputs = jax.tree.map(
     lambda x: np.asarray(x, dtype), (variables, golden_images(), template)
   )
@@ -94,6 +109,7 @@ def inner_tensors(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     "stem_relu": ("backbone.1", "backbone.2"),
     "stem_pool": ("backbone.3",),
     **{f"stage{n}": (f"backbone.{n + 3}",) for n in (1, 2, 3, 4)},
+    **HRNET_NAMES,
   }
   found: dict[str, np.ndarray] = {}
   for name, value in tree.items():
@@ -121,17 +137,14 @@ def running_statistics(batch_stats: Any) -> dict[str, np.ndarray]:
   return torch_metro.to_state_dict(variables)
 
 
-def order(name: str) -> tuple[int, str]:
-  """Sorts tensors from the image to the output."""
-  stages = ("backbone", "feat", "tokens", "features_in", "block", "out")
-  return next(n for n, s in enumerate(stages) if name.startswith(s)), name
-
-
 def golden_names(goldens: dict[str, np.ndarray]) -> list[str]:
-  """What is compared; backbone.8 is the hand's pooled map, stored as feat too."""
-  inner = {name.removeprefix("shape.") for name in goldens if name.startswith("shape.")}
-  out = {name.removeprefix("f64/") for name in goldens if name.startswith("f64/out.")}
-  return sorted((inner | out) - {"backbone.8"}, key=order)
+  """What is compared, from the image to the outputs.
+
+  backbone.8 is the hand's pooled map, stored as feat too.
+  """
+  inner = [name.removeprefix("shape.") for name in goldens if name.startswith("shape.")]
+  out = [name.removeprefix("f64/") for name in goldens if name.startswith("f64/out.")]
+  return [name for name in inner + out if name != "backbone.8"]
 
 
 def largest_error(name: str, got: np.ndarray, goldens: dict[str, np.ndarray]) -> float:
@@ -151,20 +164,19 @@ def largest_error(name: str, got: np.ndarray, goldens: dict[str, np.ndarray]) ->
   )
 
 
-def noise(kind: str) -> dict[str, dict[str, float]]:
-  return json.loads((GOLDENS / f"noise_eval_{kind}_resnet50.json").read_text())
+def noise(network: str) -> dict[str, dict[str, float]]:
+  return json.loads((GOLDENS / f"noise_eval_{network}.json").read_text())
 
 
-def assert_like_goldens(kind: str, dtype: Any) -> None:
+def assert_like_goldens(network: str, dtype: Any) -> None:
   """Every stored tensor of the evaluation forward agrees; names those that do not."""
-  got, goldens = run(kind, dtype), read(f"eval_{kind}_resnet50")
-  wrong = []
+  got, goldens = run(network, dtype), read(f"eval_{network}")
+  stored, wrong = noise(network), []
   for name in golden_names(goldens):
-    stored = noise(kind)[name]
     if dtype == np.float64:
-      allowed = RELATIVE_F64 * stored["max_abs"]
+      allowed = RELATIVE_F64 * stored[name]["max_abs"]
     else:
-      allowed = NOISE_FACTOR_F32 * stored["max"]
+      allowed = NOISE_FACTOR_F32 * stored[name]["max"]
     error = largest_error(name, got[name], goldens)
     if not error <= allowed:
       wrong.append(f"{name}: {error:.2g} > {allowed:.2g}")
@@ -172,21 +184,31 @@ def assert_like_goldens(kind: str, dtype: Any) -> None:
 
 
 def test_body_forward_is_the_released_codes_in_float64():
-  assert_like_goldens("body", np.float64)
+  assert_like_goldens("body_resnet50", np.float64)
 
 
 @pytest.mark.slow
 def test_body_forward_is_within_float32_noise():
-  assert_like_goldens("body", np.float32)
+  assert_like_goldens("body_resnet50", np.float32)
+
+
+@pytest.mark.slow
+def test_body_forward_with_hrnet_is_the_released_codes_in_float64():
+  assert_like_goldens("body_hrnet-w40", np.float64)
+
+
+@pytest.mark.slow
+def test_body_forward_with_hrnet_is_within_float32_noise():
+  assert_like_goldens("body_hrnet-w40", np.float32)
 
 
 @pytest.mark.slow
 def test_hand_forward_is_the_released_codes_in_float64():
-  assert_like_goldens("hand", np.float64)
+  assert_like_goldens("hand_resnet50", np.float64)
 
 
 def test_hand_forward_is_within_float32_noise():
-  assert_like_goldens("hand", np.float32)
+  assert_like_goldens("hand_resnet50", np.float32)
 
 
 def golden_mask(goldens: dict[str, np.ndarray]) -> np.ndarray:
@@ -200,7 +222,7 @@ def test_training_forward_with_masked_tokens_is_the_released_codes():
   goldens = read("train_body_resnet50")
   mask = golden_mask(goldens)
 
-  got = run("body", np.float64, token_mask=mask, train=True)
+  got = run("body_resnet50", np.float64, token_mask=mask, train=True)
   stored = {
     "train.camera": got["out.camera"],
     "train.joints3d": got["out.joints3d"],

@@ -1,5 +1,6 @@
 """The table of names against METRO's own keys, shapes and parameter counts."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -12,25 +13,34 @@ from metro_jax import config as base
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models import metro
+from metro_jax.models.hrnet import HRNet
 from metro_jax.weights import torch_metro
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 KEYS = json.loads((GOLDENS / "state_dict_shapes.json").read_text())
 COUNTS = json.loads((GOLDENS / "param_counts.json").read_text())
-KINDS = ("body", "hand")
+HRNET_KEYS = json.loads((GOLDENS / "state_dict_shapes_hrnet.json").read_text())
+NETWORKS = [
+  f"{kind}_{backbone}"
+  for kind in ("body", "hand")
+  for backbone in ("resnet50", "hrnet-w40", "hrnet-w64")
+]
 
 
-def shapes_of(config: Any, joints: int, px: int) -> Any:
+def shapes_of(config: Any, joints: int, px: int, **changes: Any) -> Any:
   """The variables' shapes, without making them."""
   levels = MeshLevels(tuple(config.body.levels), (), (), (), ())
-  network = metro.build(config, levels)
+  network = metro.build(config, levels).clone(**changes)
   points = [np.zeros((n, 3), np.float32) for n in (joints, levels.counts[-1])]
   images = np.zeros((1, px, px, 3), np.float32)
   return jax.eval_shape(network.init, jax.random.key(0), images, Template(*points))
 
 
-def paper_shapes(kind: str) -> Any:
+@functools.cache
+def paper_shapes(network: str) -> Any:
+  kind, backbone = network.split("_")
   config = base.get_config()
+  config.model.backbone = backbone.replace("-", "_")
   if kind == "body":
     return shapes_of(config, 14, 224)
   config.body.levels = (778, 195)
@@ -42,9 +52,7 @@ def paper_shapes(kind: str) -> Any:
   return shapes_of(config, 21, 224)
 
 
-@pytest.fixture(scope="module")
-def small() -> dict[str, Any]:
-  """Random values for a small network."""
+def small_shapes(**changes: Any) -> Any:
   config = base.get_config()
   config.body.levels = (9, 6, 4)
   config.model.backbone = "resnet18"
@@ -53,39 +61,78 @@ def small() -> dict[str, Any]:
   config.model.output_widths = (6, 3)
   config.model.feedforward_widths = (5, 7)
   config.model.num_layers = 1
+  return shapes_of(config, 2, 32, **changes)
+
+
+def random_values(shapes: Any) -> dict[str, Any]:
   rng = np.random.default_rng(0)
   return jax.tree.map(
-    lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32),
-    shapes_of(config, 2, 32),
+    lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes
   )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_keys_and_shapes_are_the_released_codes(kind: str):
-  golden = KEYS[f"{kind}_resnet50"]
-  expected = {key: tuple(shape) for key, shape in golden["keys"].items()}
-  expected |= dict.fromkeys(golden["num_batches_tracked"], ())
-  shapes = paper_shapes(kind)
+@pytest.fixture(scope="module")
+def small() -> dict[str, Any]:
+  """Random values for a small network."""
+  return random_values(small_shapes())
+
+
+@pytest.fixture(scope="module")
+def small_hrnet() -> dict[str, Any]:
+  """The same with an HRNet."""
+  return random_values(small_shapes(backbone=HRNet(2, 4)))
+
+
+def golden_keys(network: str) -> dict[str, tuple[int, ...]]:
+  """Every key with its shape; of the HRNets only the backbones are stored."""
+  kind, backbone = network.split("_")
+  rest, counters = KEYS[f"{kind}_resnet50"].values()
+  if backbone in HRNET_KEYS:
+    rest = {k: shape for k, shape in rest.items() if not k.startswith("backbone.")}
+    backbone_keys, counters = HRNET_KEYS[backbone].values()
+    rest |= backbone_keys
+  keys = {key: tuple(shape) for key, shape in rest.items()}
+  return keys | dict.fromkeys(counters, ())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_keys_and_shapes_are_the_released_codes(network: str):
+  shapes = paper_shapes(network)
   ours = {entry.key: entry.shape for entry in torch_metro.entries(shapes)}
-  assert ours | torch_metro.ignored_shapes(shapes) == expected
+  assert ours | torch_metro.ignored_shapes(shapes) == golden_keys(network)
+  assert len(golden_keys(network)) == COUNTS[network]["num_state_keys"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parameter_counts_with_the_ignored_ones_are_the_released_codes(kind: str):
-  shapes, golden = paper_shapes(kind), COUNTS[f"{kind}_resnet50"]
+@pytest.mark.parametrize("network", NETWORKS)
+def test_parameter_counts_with_the_ignored_ones_are_the_released_codes(network: str):
+  shapes, golden = paper_shapes(network), COUNTS[network]
   counts = metro.parameter_counts(shapes["params"])
-  ignored = torch_metro.ignored_count(shapes)
-  assert ignored == golden["unused_in_forward"]
-  assert counts["total"] + ignored == golden["total"]
-  assert counts["encoder"] + ignored == golden["modules"]["trans_encoder"]
-  assert counts["backbone"] == golden["modules"]["backbone"]
+  ignored = torch_metro.ignored_counts(shapes)
+  assert ignored["total"] == golden["unused_in_forward"]
+  assert counts["total"] + ignored["total"] == golden["total"]
+  assert counts["encoder"] + ignored["encoder"] == golden["modules"]["trans_encoder"]
+  assert counts["backbone"] + ignored["backbone"] == golden["modules"]["backbone"]
 
 
-def test_there_and_back_is_bit_exact(small: dict[str, Any]):
-  back = torch_metro.from_state_dict(torch_metro.to_state_dict(small), small)
-  assert jax.tree.structure(back) == jax.tree.structure(small)
-  for ours, theirs in zip(*map(jax.tree.leaves, (small, back)), strict=True):
+def test_metro_w64_counts_what_its_published_log_says():
+  shapes = paper_shapes("body_hrnet-w64")
+  counts = metro.parameter_counts(shapes["params"])
+  ignored = torch_metro.ignored_counts(shapes)
+  assert counts["backbone"] + ignored["backbone"] == 128_059_944
+  assert counts["encoder"] + ignored["encoder"] == 102_256_646
+
+
+@pytest.mark.parametrize("network", ["small", "small_hrnet"])
+def test_there_and_back_is_bit_exact(network: str, request: pytest.FixtureRequest):
+  variables = request.getfixturevalue(network)
+  there = torch_metro.to_state_dict(variables)
+  back = torch_metro.from_state_dict(there, variables)
+  assert jax.tree.structure(back) == jax.tree.structure(variables)
+  for ours, theirs in zip(*map(jax.tree.leaves, (variables, back)), strict=True):
     np.testing.assert_array_equal(ours, theirs)
+  again = torch_metro.to_state_dict(back)
+  assert again.keys() == there.keys()
+  assert all((again[key] == there[key]).all() for key in there)
 
 
 def test_arrays_turn_to_pytorchs_layouts(small: dict[str, Any]):
@@ -96,6 +143,27 @@ def test_arrays_turn_to_pytorchs_layouts(small: dict[str, Any]):
   assert state_dict["backbone.5.0.conv1.weight"][7, 3, 0, 2] == kernel[0, 2, 3, 7]
   mixing = params["token_mixing"]["kernel"]  # (positions, tokens)
   assert state_dict["conv_learn_tokens.weight"][5, 0, 0] == mixing[0, 5]
+
+
+def test_hrnets_arrays_go_under_hrnets_names(small_hrnet: dict[str, Any]):
+  state_dict = torch_metro.to_state_dict(small_hrnet)
+  params = small_hrnet["params"]["backbone"]
+  names = {
+    "conv2": params["stem2"]["conv"],
+    "layer1.3.conv3": params["stage1_3"]["conv3"],
+    "transition1.0.0": params["transition1_0"]["conv"],
+    "transition3.3.0.0": params["transition3_3_0"]["conv"],
+    "stage4.2.branches.3.1.conv2": params["stage4_2"]["branches_3_1"]["conv2"],
+    "stage4.1.fuse_layers.3.0.2.0": params["stage4_1"]["fuse_layers_3_0_2"]["conv"],
+    "incre_modules.2.0.downsample.0": params["incre_modules_2_0"]["downsample_conv"],
+    "downsamp_modules.2.0": params["downsamp_modules_2"]["conv"],
+  }
+  for name, module in names.items():
+    expected = module["kernel"].transpose(3, 2, 0, 1)
+    np.testing.assert_array_equal(state_dict[f"backbone.{name}.weight"], expected)
+  bias = params["final_layer"]["conv"]["bias"]
+  np.testing.assert_array_equal(state_dict["backbone.final_layer.0.bias"], bias)
+  assert not state_dict["backbone.classifier.weight"].any()
 
 
 def test_what_metro_never_uses_is_written_as_zeros(small: dict[str, Any]):
