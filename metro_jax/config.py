@@ -9,9 +9,11 @@ device starts.
 import ml_collections
 from ml_collections import ConfigDict
 
-BACKBONES = ("resnet18", "resnet34", "resnet50")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64")
 SCHEDULES = ("step", "cosine", "constant")
+CROPS = ("exact", "released")
 RECIPES = ("paper", "released")
+LOSS_ROOTS = ("hips", "wrist")
 DTYPES = ("float32", "bfloat16")
 UPSAMPLING_INITS = ("torch", "barycentric")
 CAMERA_INITS = ("torch", "unit")
@@ -45,6 +47,7 @@ def _data() -> ConfigDict:
   c.dataset = "synthetic"
   c.data_dir = "~/.cache/metro_jax"  # where prepared datasets live
   c.image_px = 224  # side of the square network input
+  c.crop = "exact"  # between pixels; or "released": rounded as the original's
   c.read_threads = 4  # threads that decode and augment
   c.prefetch = 64  # examples decoded ahead
   c.augment = _augment()
@@ -80,7 +83,7 @@ def _model() -> ConfigDict:
   c = ConfigDict()
   c.backbone = "resnet50"
   c.backbone_width = 64  # channels of the first convolution
-  c.backbone_weights = ""  # file of ImageNet weights; empty starts from nothing
+  c.backbone_weights = ""  # ImageNet weights: a file, or "org/name" of Hugging Face
   c.hidden_widths = (1024, 256, 128)  # one encoder block each
   c.output_widths = (512, 128, 3)  # what each block projects down to; ends in 3
   c.num_layers = 4  # attention layers a block
@@ -104,6 +107,7 @@ def _model() -> ConfigDict:
 def _loss() -> ConfigDict:
   c = ConfigDict()
   c.recipe = "paper"  # or "released": the released code's terms and weights
+  c.root = "hips"  # origin of the 3D joints, and whose released weights; or "wrist"
   c.vertices = 1.0
   c.vertex_levels = (1.0, 1.0, 1.0)  # share of each mesh level, coarse to fine
   c.joints = 1.0
@@ -127,6 +131,7 @@ def _optimizer() -> ConfigDict:
 
 def _train() -> ConfigDict:
   c = ConfigDict()
+  c.init_from = ""  # weights of a fresh run: METRO's state dict, or another workdir
   c.batch_size = 240  # over all devices and processes
   c.num_steps = 260_000
   c.log_every = 50
@@ -168,6 +173,7 @@ def _validate_choices(config: ConfigDict) -> None:
   choices = {
     "body.model": ("humanoid",),
     "data.dataset": ("synthetic",),
+    "data.crop": CROPS,
     "model.backbone": BACKBONES,
     "model.token_source": TOKEN_SOURCES,
     "model.camera_tokens": CAMERA_TOKENS,
@@ -175,6 +181,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "model.camera_init": CAMERA_INITS,
     "model.compute_dtype": DTYPES,
     "loss.recipe": RECIPES,
+    "loss.root": LOSS_ROOTS,
     "optimizer.schedule": SCHEDULES,
   }
   for key, allowed in choices.items():

@@ -22,24 +22,22 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
 from jaxtyping import Float, UInt8
 
 from metro_jax import command_line
-from metro_jax.body import body_model, camera, joints
+from metro_jax.body import camera, joints
 from metro_jax.data import photographs
 from metro_jax.data.photographs import Corners
-from metro_jax.evaluation import runs
+from metro_jax.evaluation import inference, runs
 from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
-from metro_jax.training import step as steps
 
 FLAGS = flags.FLAGS
 JPEG_QUALITY = 92
@@ -88,26 +86,14 @@ def define_flags() -> None:
 
 def make_predictor(run: runs.Run) -> Predictor:
   """The network as a function of a picture and a square in it."""
-  network, crop_px = run.network, run.config.data.image_px
-  regressor = network.body.regressors["h36m"][joints.J14_FROM_H36M]
-
-  @jax.jit
-  def forward(variables: Any, images: Any) -> Any:
-    pixels = steps.normalize_images(images, jnp.ones((len(images), 3)))
-    prediction = network.model.apply(
-      variables, pixels, network.template, None, train=False
-    )
-    prediction = steps.at_least_float32(prediction)
-    vertices = prediction.vertices[-1]
-    with jax.default_matmul_precision("highest"):
-      regressed = body_model.regress_joints(regressor, vertices)
-    return vertices, regressed, prediction.camera
-
+  crop_px = run.config.data.image_px
+  forward = jax.jit(inference.make_forward(run.network))
   variables = jax.device_put(run.variables)
 
   def predict(image: np.ndarray, box: Box) -> Body:
     crop = photographs.crop(image, box, crop_px)
-    return Body(*(np.asarray(x)[0] for x in forward(variables, crop[None])))
+    made = jax.device_get(forward(variables, crop[None]))
+    return Body(made["vertices"][0], made["joints"][0], made["camera"][0])
 
   return predict
 

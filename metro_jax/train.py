@@ -22,11 +22,13 @@ from metro_jax.data import pipeline
 from metro_jax.data.builders.synthetic import builder
 from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
 from metro_jax.models import setup
-from metro_jax.training import optimizer, parallel
+from metro_jax.training import checkpoint, optimizer, parallel
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
 from metro_jax.training.checkpoint import Checkpoints
 from metro_jax.training.logs import RunLog
+from metro_jax.weights import imagenet, weight_files
+from metro_jax.weights.weight_files import Loaded
 
 FLAGS = flags.FLAGS
 STEPS_AHEAD = 2  # how far the host may run ahead of the devices
@@ -67,12 +69,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
       network and data, the run goes on as if it had not stopped.
 
   Raises:
-    ValueError: If the config, the data or a checkpoint does not fit.
+    ValueError: If the config, the data, given weights or a checkpoint do not fit.
+    FileNotFoundError: If the weights to start from are not there.
     FloatingPointError: If the loss is no longer finite.
     OSError: If the disk is full.
   """
   started = time.time()
   base.validate(config)
+  _expect_given_weights(config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   splits = Splits(*(builder.open_split(config, name) for name in Splits._fields))
   for key in ("train.batch_size", "eval.batch_size"):
@@ -92,13 +96,14 @@ def _fit(job: Job) -> None:
   train_step = parallel.map_step(
     steps.make_train_step(model, adam, config), job.geometry, donate=True
   )
-  fresh = states.create(
-    model, adam, job.network.template, config.data.image_px, config.seed
-  )
   last = config.train.num_steps
   folder = job.workdir / runs.CHECKPOINT_FOLDER
   with Checkpoints(folder, config.train.keep_best) as checkpoints:
-    state, first = _restore(job, checkpoints, fresh)
+    given = None if checkpoints.steps() else _given_weights(job)
+    fresh = states.create(
+      model, adam, job.network.template, config.data.image_px, config.seed
+    )
+    state, first = _restore(job, checkpoints, _with_given(fresh, given))
     runs.save_config(job.workdir, config)
     batches = pipeline.train_batches(job.splits.train, config, first)
     with RunLog(job.workdir, first, last, config.train.batch_size) as log:
@@ -117,6 +122,50 @@ def _fit(job: Job) -> None:
           position = pipeline.saved_position(step, job.splits.train, config)
           saved = parallel.unreplicate(state)
           checkpoints.save(saved, step, position, errors, config.to_dict())
+
+
+def _expect_given_weights(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Fails, before anything else is done, if a fresh run's weights are not there."""
+  checkpoints = workdir / runs.CHECKPOINT_FOLDER
+  source = config.train.init_from or config.model.backbone_weights
+  if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
+    return
+  if not _is_run(source):
+    weight_files.locate(source)
+
+
+def _is_run(source: str) -> bool:
+  return pathlib.Path(source).expanduser().is_dir()
+
+
+def _given_weights(job: Job) -> Loaded | None:
+  """What the config has a fresh run start from; `init_from` holds the backbone too."""
+  config, source = job.config, job.config.train.init_from
+  if not source and not config.model.backbone_weights:
+    return None
+  network = job.network
+  like = states.variable_shapes(network.model, network.template, config.data.image_px)
+  if not source:
+    return imagenet.load(config.model.backbone_weights, like)
+  if not _is_run(source):
+    return weight_files.load_metro(source, like)
+  folder = pathlib.Path(source).expanduser() / runs.CHECKPOINT_FOLDER
+  restored = checkpoint.restore_variables(folder, "best", like)
+  return Loaded(restored.tree, 0, f"{source}, step {restored.step}")
+
+
+def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainState:
+  """The fresh state with the given weights in their places."""
+  if given is None:
+    return fresh
+  count = len(jax.tree.leaves(given.variables))
+  ignored = f"{given.ignored} ignored" if given.ignored else "none ignored"
+  print(f"Weights from {given.source}: {count} arrays, {ignored}", flush=True)
+  variables = {
+    name: {**arrays, **given.variables[name]}
+    for name, arrays in fresh.variables.items()
+  }
+  return states.with_weights(fresh, variables)
 
 
 def _restore(

@@ -30,7 +30,9 @@ def test_the_first_command_trains_a_config_that_exists():
   assert (ROOT / config).is_file()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+  "command", ["train", "evaluate", "predict", "export", "convert"]
+)
 def test_commands_in_the_readme_are_modules(command):
   text = README.read_text()
   assert f"python -m metro_jax.{command}" in text
@@ -41,4 +43,7 @@ def test_settings_in_the_readme_exist():
   named = re.findall(r"--config\.([\w.]+)=", README.read_text())
   assert named
   for key in named:
-    base.get(base.get_config(), key)
+    section = base.get_config()
+    for name in key.split("."):
+      assert name in section, key
+      section = section[name]

@@ -10,7 +10,8 @@ Colours are left to the device, which multiplies by `color_gain` and clips.
 
 Source: released code, metro/utils/image_ops.py and metro/datasets/
   human_mesh_tsv.py. Ours samples the picture between pixels and never rounds a
-  label, where the released code truncates both to whole pixels.
+  label, where the released code truncates both to whole pixels; `apply` can do
+  either.
 """
 
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from metro_jax.body import joints
+from metro_jax.data import released_crop
 from metro_jax.data.schema import Example
 
 _DECODER_REDUCTIONS = {  # libjpeg averages blocks of n x n while it decodes
@@ -70,7 +72,12 @@ def sample(rng: np.random.Generator, config: ConfigDict) -> Augmentation:
   )
 
 
-def apply(example: Example, augmentation: Augmentation, crop_px: int) -> dict[str, Any]:
+def apply(
+  example: Example,
+  augmentation: Augmentation,
+  crop_px: int,
+  arithmetic: str = "exact",
+) -> dict[str, Any]:
   """Crops the picture and moves the labels with it.
 
   Joints are mirrored and turned about the camera's axis; a mirrored pose swaps
@@ -81,6 +88,8 @@ def apply(example: Example, augmentation: Augmentation, crop_px: int) -> dict[st
     example: As stored; a valid one.
     augmentation: What to do to it.
     crop_px: Side of the square crop.
+    arithmetic: Of the picture and the 2D joints: "exact", or the "released" code's
+      with its rounding. `config.data.crop`.
 
   Returns:
     The fields of one example of `Batch`, except `valid` and `index`.
@@ -88,13 +97,14 @@ def apply(example: Example, augmentation: Augmentation, crop_px: int) -> dict[st
   Raises:
     ValueError: If the picture cannot be decoded.
   """
-  affine = crop_affine(example["center_px"], example["box_px"], augmentation, crop_px)
+  view = {"exact": _exact_view, "released": _released_view}[arithmetic]
+  image, places = view(example, augmentation, crop_px)
   has_mesh = bool(example["has_mesh"])
   pose = augment_pose(example["pose"], augmentation) if has_mesh else np.zeros(72)
   return {
-    "image": crop_jpeg(example["image"], affine, crop_px),
+    "image": image,
     "color_gain": augmentation.color_gain,
-    "joints_2d": _joints_2d(example, affine, augmentation, crop_px),
+    "joints_2d": _joints_2d(example, places, augmentation),
     "joints_3d_m": _joints_3d(example, augmentation),
     "pose": pose.astype(np.float32),
     "shape": np.asarray(example["shape"], np.float32) * np.float32(has_mesh),
@@ -246,12 +256,38 @@ def _shrink(affine: Float[np.ndarray, "2 3"]) -> float:
   return float(1 / np.sqrt(abs(np.linalg.det(affine[:, :2]))))
 
 
+def _exact_view(
+  example: Example, augmentation: Augmentation, crop_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The crop and the places of the joints in it, as this file computes them."""
+  affine = crop_affine(example["center_px"], example["box_px"], augmentation, crop_px)
+  points_px = np.asarray(example["joints_2d_px"], np.float64)[:, :2]
+  points_px = points_px @ affine[:, :2].T + affine[:, 2]
+  image = crop_jpeg(example["image"], affine, crop_px)
+  return image, points_px * 2 / crop_px - 1
+
+
+def _released_view(
+  example: Example, augmentation: Augmentation, crop_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same as the released code computes them; it turns first, then mirrors."""
+  degrees = float(np.rad2deg(augmentation.rotation_rad))
+  box = (
+    example["center_px"],
+    augmentation.scale * (float(example["box_px"]) / released_crop.SCALE_PX),
+    crop_px,
+    degrees if augmentation.flip else -degrees,
+    augmentation.flip,
+  )
+  image = released_crop.crop(decode(example["image"]), *box)
+  places = released_crop.joints_2d(example["joints_2d_px"][:, :2], *box)
+  return np.rint(image).astype(np.uint8), places
+
+
 def _joints_2d(
-  example: Example, affine: np.ndarray, augmentation: Augmentation, crop_px: int
+  example: Example, places: np.ndarray, augmentation: Augmentation
 ) -> Float[np.ndarray, "24 3"]:
-  stored = np.asarray(example["joints_2d_px"], np.float64)
-  points_px = stored[:, :2] @ affine[:, :2].T + affine[:, 2]
-  points = np.concatenate([points_px * 2 / crop_px - 1, stored[:, 2:]], axis=1)
+  points = np.concatenate([places, example["joints_2d_px"][:, 2:]], axis=1)
   return _finish(points, augmentation, bool(example["has_joints_2d"]))
 
 

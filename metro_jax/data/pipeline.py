@@ -77,7 +77,7 @@ def train_batches(
   def load(position: int) -> dict[str, Any]:
     rng = np.random.default_rng((config.seed, position))
     augmentation = augment.sample(rng, config.data.augment)
-    return _load(source, rows[position], augmentation, config.data.image_px)
+    return _load(source, rows[position], augmentation, config.data)
 
   size = config.train.batch_size
   local, position = _share("train.batch_size", size, process_index, process_count)
@@ -113,13 +113,12 @@ def eval_batches(
   """
   _expect_examples(source)
   count = min(len(source), max_examples or len(source))
-  crop_px = config.data.image_px
 
   def load(position: int) -> dict[str, Any]:
     if position >= count:
-      return _padding(crop_px)
+      return _padding(config.data.image_px)
     row = position * len(source) // count
-    return _load(source, row, augment.identity(), crop_px)
+    return _load(source, row, augment.identity(), config.data)
 
   size = config.eval.batch_size
   local, position = _share("eval.batch_size", size, process_index, process_count)
@@ -210,7 +209,7 @@ def _first_bad(value: np.ndarray) -> str:
 
 
 def _load(
-  source: Source, row: int, augmentation: augment.Augmentation, crop_px: int
+  source: Source, row: int, augmentation: augment.Augmentation, data: ConfigDict
 ) -> dict[str, Any]:
   """Reads, checks and augments a row; any failure names the row."""
   where = f"{source.name} row {row}"
@@ -218,7 +217,7 @@ def _load(
     example = source[row]
     where += f" ({_text(example['key'])})" if "key" in example else ""
     check_example(example)
-    fields = augment.apply(example, augmentation, crop_px)
+    fields = augment.apply(example, augmentation, data.image_px, data.crop)
   except (ValueError, RuntimeError, OSError, LookupError) as error:
     raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
   return fields | {"valid": np.bool_(True), "index": np.int32(row)}

@@ -11,7 +11,7 @@ and since the counts do not depend on the parameters, the mean of the devices'
 gradients is its gradient. One device and eight give the same numbers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -23,12 +23,26 @@ from metro_jax.body import body_model, camera, joints
 from metro_jax.models.metro import Prediction
 
 Array = Any  # np.ndarray or jax.Array
-HIPS = joints.index(joints.J14, ("R_Hip", "L_Hip"))
+# What 3D joints are compared from, as rows of the network's joints: J14 or HAND21.
+ROOTS = {
+  "hips": joints.index(joints.J14, ("R_Hip", "L_Hip")),
+  "wrist": joints.index(joints.HAND21, ("Wrist",)),
+}
 
-RELEASED_JOINTS = 1000.0
-RELEASED_VERTICES = 100.0
-RELEASED_PROJECTION = 100.0
-RELEASED_LEVEL = 0.33
+
+class ReleasedWeights(NamedTuple):
+  """The released code's numbers: of the three terms, and of each mesh level in L_V."""
+
+  joints: float
+  vertices: float
+  projection: float
+  level: float
+
+
+RELEASED = {
+  "hips": ReleasedWeights(joints=1000.0, vertices=100.0, projection=100.0, level=0.33),
+  "wrist": ReleasedWeights(joints=1.0, vertices=1.0, projection=1.0, level=0.5),
+}
 
 
 @flax.struct.dataclass
@@ -36,10 +50,10 @@ class Targets:
   """What a batch says the answer is; labels that are missing are zeros.
 
   Attributes:
-    vertices: Per mesh level, coarse to fine, metres, camera frame, the H36M pelvis
-      of the full mesh at the origin.
-    joints_3d: The J14 in metres, any origin, and their confidence.
-    joints_2d: The J14 in crop coordinates [-1, 1] and their confidence.
+    vertices: Per mesh level, coarse to fine, metres, camera frame, at the origin the
+      H36M pelvis of the full mesh, or a hand's wrist.
+    joints_3d: The J14, or the hand's 21, in metres, any origin, and their confidence.
+    joints_2d: The same in crop coordinates [-1, 1] and their confidence.
     has_mesh: Which examples have vertices.
     has_joints_3d: Which have 3D joints.
     has_joints_2d: Which have 2D joints.
@@ -73,7 +87,7 @@ def compute(
 ) -> Losses:
   """The recipe that `config.recipe` names; `config` is the loss section."""
   if config.recipe == "released":
-    return released(prediction, targets, joint_regressor, axis_name)
+    return released(prediction, targets, joint_regressor, axis_name, config.root)
   return paper(prediction, targets, joint_regressor, config, axis_name)
 
 
@@ -94,16 +108,16 @@ def paper(
   Args:
     prediction: The network's output, float32 or better.
     targets: The labels.
-    joint_regressor: The J14 from the full mesh.
-    weights: `vertices`, `joints`, `regressed_joints`, `projection` and
-      `vertex_levels`, the share of each mesh level, coarse to fine.
+    joint_regressor: The same joints from the full mesh.
+    weights: `vertices`, `joints`, `regressed_joints`, `projection`, `vertex_levels`,
+      the share of each mesh level, coarse to fine, and `root`, a key of `ROOTS`.
     axis_name: The mapped axis of the devices, None outside a map.
 
   Returns:
     This device's share; its mean over the axis is the loss of the whole batch.
 
   Source: METRO section 3.4, eq. 2-6. Where the paper is silent we follow the released
-    code: every mesh level has its loss, 3D joints are compared from the mid-hip, the
+    code: every mesh level has its loss, 3D joints are compared from the root, the
     projection term adds those of the predicted and of the regressed joints, and a
     joint counts by its confidence. α asks for the label that the term needs: a mesh
     for L_V, 3D joints for L_J and L_J^reg.
@@ -111,7 +125,8 @@ def paper(
   regressed = _regress(joint_regressor, prediction.vertices[-1])
 
   def joint_term(predicted: Array) -> Array:
-    errors = _joint_errors(predicted, targets.joints_3d, jnp.abs).sum(-1).mean(-1)
+    errors = _joint_errors(predicted, targets.joints_3d, jnp.abs, weights.root)
+    errors = errors.sum(-1).mean(-1)
     return _labelled_mean(errors, targets.has_joints_3d, axis_name)
 
   def projection_term(points: Array) -> Array:
@@ -141,33 +156,39 @@ def released(
   targets: Targets,
   joint_regressor: Float[Any, "j v"],
   axis_name: str | None = None,
+  root: str = "hips",
 ) -> Losses:
-  """The released code's loss.
+  """The released code's loss, the body's or the hand's.
 
-  L = 1000 (L_J + L_J^reg) + 100 L_V + 100 L_J^proj
+  L = 1000 (L_J + L_J^reg) + 100 L_V + 100 L_J^proj   body, 0.33 on each of 3 levels
+  L =       L_J + L_J^reg  +     L_V +     L_J^proj   hand, 0.5 on each of 2 levels
 
-  Joint terms are squared errors times confidence, vertices are L1 with 0.33 on each
-  level; all are means over every element, coordinates included. The 2D term ignores
-  its flag: where 2D labels are missing their confidence must be 0, and such examples
-  still count in the mean.
+  Joint terms are squared errors times confidence, vertices are L1; all are means
+  over every element, coordinates included. The 2D term ignores its flag: where 2D
+  labels are missing their confidence must be 0, and such examples still count in the
+  mean.
 
   Args:
     prediction: The network's output, float32 or better.
     targets: The labels.
-    joint_regressor: The J14 from the full mesh.
+    joint_regressor: The same joints from the full mesh.
     axis_name: The mapped axis of the devices, None outside a map.
+    root: A key of `ROOTS`: "hips" for the body, "wrist" for the hand.
 
   Returns:
     This device's share; its mean over the axis is the loss of the whole batch.
 
-  Source: released code, metro/tools/run_metro_bodymesh.py:216-264. On purpose, a
-    mean is over the labelled examples of all devices; there, over each GPU's own, so
-    that an example weighed more beside unlabelled ones. On one device both agree.
+  Source: released code, metro/tools/run_metro_bodymesh.py:216-264 and
+    run_metro_handmesh.py. On purpose, a mean is over the labelled examples of all
+    devices; there, over each GPU's own, so that an example weighed more beside
+    unlabelled ones. On one device both agree.
   """
+  weights = RELEASED[root]
   regressed = _regress(joint_regressor, prediction.vertices[-1])
 
   def joint_term(predicted: Array) -> Array:
-    errors = _joint_errors(predicted, targets.joints_3d, jnp.square).mean((-2, -1))
+    errors = _joint_errors(predicted, targets.joints_3d, jnp.square, root)
+    errors = errors.mean((-2, -1))
     return _labelled_mean(errors, targets.has_joints_3d, axis_name)
 
   def projection_term(points: Array) -> Array:
@@ -175,22 +196,27 @@ def released(
     return _projection_errors(predicted, targets.joints_2d, jnp.square).mean()
 
   vertices = sum(
-    RELEASED_LEVEL * _labelled_mean(errors.mean((-2, -1)), targets.has_mesh, axis_name)
+    weights.level * _labelled_mean(errors.mean((-2, -1)), targets.has_mesh, axis_name)
     for errors in _vertex_errors(prediction, targets)
   )
   direct, mesh = joint_term(prediction.joints), joint_term(regressed)
   projection = projection_term(prediction.joints) + projection_term(regressed)
   total = (
-    RELEASED_JOINTS * (direct + mesh)
-    + RELEASED_VERTICES * vertices
-    + RELEASED_PROJECTION * projection
+    weights.joints * (direct + mesh)
+    + weights.vertices * vertices
+    + weights.projection * projection
   )
   return Losses(total, vertices, direct, mesh, projection)
 
 
 def from_hips(points: Float[Array, "b j 3"]) -> Float[Array, "b j 3"]:
   """J14 joints with the middle of the two hips at the origin."""
-  return points - points[:, HIPS].mean(axis=1, keepdims=True)
+  return from_root(points, "hips")
+
+
+def from_root(points: Float[Array, "b j 3"], root: str) -> Float[Array, "b j 3"]:
+  """Joints with the middle of the root's at the origin; `root` is a key of `ROOTS`."""
+  return points - points[:, ROOTS[root]].mean(axis=1, keepdims=True)
 
 
 def _regress(regressor: Array, vertices: Array) -> Array:
@@ -198,9 +224,9 @@ def _regress(regressor: Array, vertices: Array) -> Array:
     return body_model.regress_joints(regressor, vertices)
 
 
-def _joint_errors(predicted: Array, target: Array, penalty: Any) -> Array:
-  """Penalty a coordinate, from the mid-hip on both sides, times confidence."""
-  difference = from_hips(predicted) - from_hips(target[..., :3])
+def _joint_errors(predicted: Array, target: Array, penalty: Any, root: str) -> Array:
+  """Penalty a coordinate, from the root on both sides, times confidence."""
+  difference = from_root(predicted, root) - from_root(target[..., :3], root)
   return target[..., 3:] * penalty(difference)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from ml_collections import ConfigDict
 
 from metro_jax.body import body_model, joints
@@ -165,7 +165,7 @@ def _metrics(terms: losses.Losses, gradient: Any) -> dict[str, Array]:
 
 
 def normalize_images(
-  image: UInt8[Array, "b h w 3"], color_gain: Float[Array, "b 3"]
+  image: Real[Array, "b h w 3"], color_gain: Float[Array, "b 3"]
 ) -> Float[Array, "b h w 3"]:
   """The network's input: channel gains, clipping, ImageNet's mean and deviation.
 

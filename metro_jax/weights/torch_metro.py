@@ -9,7 +9,7 @@ Source: released code, metro/modeling/bert; its ResNet sits in a Sequential, who
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -227,8 +227,20 @@ def fit(shapes: Mapping[str, Shape], variables: Variables) -> Fit:
     shapes: By key of the state dict.
     variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
   """
-  wanted = {entry.key: entry.shape for entry in entries(variables)}
-  unused = ignored_shapes(variables)
+  return compare(shapes, entries(variables), ignored_shapes(variables))
+
+
+def compare(
+  shapes: Mapping[str, Shape], table: Iterable[Entry], unused: Container[str]
+) -> Fit:
+  """Compares a state dict's shapes with those of a table of names.
+
+  Args:
+    shapes: By key of the state dict.
+    table: What the network needs.
+    unused: Keys that may be there and count as ignored.
+  """
+  wanted = {entry.key: entry.shape for entry in table}
   return Fit(
     missing=tuple(key for key in wanted if key not in shapes),
     unexpected=tuple(key for key in shapes if key not in wanted and key not in unused),
@@ -257,18 +269,30 @@ def from_state_dict(
     ValueError: Naming every missing, unexpected and mis-shaped key.
   """
   found = fit({key: value.shape for key, value in state_dict.items()}, variables)
-  _raise_unless_fitting(found)
-  flat_like = flax.traverse_util.flatten_dict(dict(variables))
+  raise_unless_fitting(found)
+  return converted(state_dict, entries(variables), variables)
+
+
+def converted(
+  state_dict: Mapping[str, np.ndarray], table: Iterable[Entry], variables: Variables
+) -> dict[str, Any]:
+  """The arrays that a table names, in our layout and of the variables' types."""
+  like = flax.traverse_util.flatten_dict(dict(variables))
   flat = {
     entry.path: entry.from_torch(np.asarray(state_dict[entry.key])).astype(
-      flat_like[entry.path].dtype, copy=False
+      like[entry.path].dtype, copy=False
     )
-    for entry in entries(variables)
+    for entry in table
   }
   return flax.traverse_util.unflatten_dict(flat)
 
 
-def _raise_unless_fitting(found: Fit) -> None:
+def raise_unless_fitting(found: Fit) -> None:
+  """Refuses what is missing, unexpected or mis-shaped, all keys in one error.
+
+  Raises:
+    ValueError: If there is any.
+  """
   problems = {
     "missing": found.missing,
     "unexpected": found.unexpected,

@@ -249,3 +249,75 @@ def test_mean_of_the_devices_shares_is_the_loss_of_the_whole_batch(recipe):
   shares = jax.jit(jax.vmap(share, axis_name="data"))(stacked)
   assert abs(shares[0] - shares[1]) > 0.01
   np.testing.assert_allclose(shares.mean(), whole.total, rtol=1e-12)
+
+
+def hand_case(seed: int):
+  """A hand's prediction of two levels and 21 joints, and its targets."""
+  rng = np.random.default_rng(seed)
+  normal, counts = rng.standard_normal, COUNTS[1:]
+  targets = losses.Targets(
+    vertices=tuple(normal((3, n, 3)) for n in counts),
+    joints_3d=np.concatenate([normal((3, 21, 3)), np.ones((3, 21, 1))], axis=-1),
+    joints_2d=np.concatenate(
+      [normal((3, 21, 2)), rng.uniform(size=(3, 21, 1))], axis=-1
+    ),
+    has_mesh=np.array([True, False, True]),
+    has_joints_3d=np.array([True, False, True]),
+    has_joints_2d=np.array([True, True, False]),
+  )
+  prediction = Prediction(
+    camera=normal((3, 3)),
+    joints=normal((3, 21, 3)),
+    vertices=tuple(normal((3, n, 3)) for n in counts),
+  )
+  return prediction, targets, normal((21, COUNTS[-1]))
+
+
+def test_the_hands_released_loss_has_weights_of_one_halves_a_level_and_a_wrist():
+  config = base.get_config().loss
+  config.recipe, config.root = "released", "wrist"
+  prediction, targets, regressor = hand_case(7)
+  got = jax.jit(lambda *case: losses.compute(*case, config))(
+    *jax.tree.map(jnp.asarray, (prediction, targets)), regressor
+  )
+
+  known = targets.has_mesh
+  levels = zip(prediction.vertices, targets.vertices, strict=True)
+  vertices = sum(0.5 * np.abs(p - t)[known].mean() for p, t in levels)
+  regressed = regressor @ prediction.vertices[-1]
+  true = targets.joints_3d[..., :3] - targets.joints_3d[:, :1, :3]
+  joints, projection = [], 0.0
+  for points in (prediction.joints, regressed):
+    joints.append(np.square(points - points[:, :1] - true)[known].mean())
+    s, shift = prediction.camera[:, :1, None], prediction.camera[:, None, 1:]
+    off = s * (points[..., :2] + shift) - targets.joints_2d[..., :2]
+    projection += (targets.joints_2d[..., 2:] * off**2).mean()
+  np.testing.assert_allclose(got.vertices, vertices, rtol=1e-12)
+  np.testing.assert_allclose((got.joints, got.regressed_joints), joints, rtol=1e-12)
+  np.testing.assert_allclose(got.projection, projection, rtol=1e-12)
+  np.testing.assert_allclose(got.total, vertices + sum(joints) + projection, rtol=1e-12)
+
+
+def test_the_papers_loss_compares_a_hands_joints_from_its_wrist():
+  config = base.get_config().loss
+  config.root, config.vertex_levels = "wrist", (1.0, 1.0)
+  prediction, targets, regressor = hand_case(8)
+  moved = targets.replace(joints_3d=targets.joints_3d + np.array([5.0, -3, 2, 0]))
+  got, again = (
+    jax.jit(lambda *case: losses.compute(*case, config))(
+      *jax.tree.map(jnp.asarray, (prediction, labels)), regressor
+    )
+    for labels in (targets, moved)
+  )
+  np.testing.assert_allclose(again.joints, got.joints, rtol=1e-9)
+  points = prediction.joints - prediction.joints[:, :1]
+  true = targets.joints_3d[..., :3] - targets.joints_3d[:, :1, :3]
+  want = np.abs(points - true).sum(-1).mean(-1)[targets.has_joints_3d].mean()
+  np.testing.assert_allclose(got.joints, want, rtol=1e-12)
+
+
+def test_other_roots_are_refused():
+  config = base.get_config()
+  config.loss.root = "knee"
+  with pytest.raises(ValueError, match=r"loss\.root: expected one of hips, wrist"):
+    base.validate(config)

@@ -1,0 +1,112 @@
+"""METRO's weights to a run that the other commands read, and any run to METRO's.
+
+Run:    python -m metro_jax.convert --config=CONFIG --input=FILE --output=WORKDIR
+        python -m metro_jax.convert --workdir=RUN --output=FILE.safetensors|.bin|.npz
+          [--checkpoint=best|latest|STEP]
+Result: WORKDIR with a config and a checkpoint; or a state dict under METRO's keys, in
+        which what METRO stores and never uses is zeros. There and back is bit-exact.
+
+Files that end in .bin or .pth are PyTorch's and need the extra "torch".
+"""
+
+import pathlib
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from metro_jax import command_line
+from metro_jax import config as base
+from metro_jax.evaluation import runs
+from metro_jax.models import setup
+from metro_jax.training import state
+from metro_jax.training.checkpoint import Checkpoints
+from metro_jax.weights import torch_metro, weight_files
+from metro_jax.weights.weight_files import Loaded
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  config_flags.DEFINE_config_file(
+    "config", None, "The network that --input has weights for.", lock_config=True
+  )
+  flags.DEFINE_string("input", None, "METRO's state dict.")
+  flags.DEFINE_string("workdir", None, "Folder of the run to convert.")
+  flags.DEFINE_string("checkpoint", "best", "best (by PA-MPJPE), latest, or a step.")
+  flags.DEFINE_string("output", None, "Workdir or file to make.", required=True)
+
+
+def to_run(config: ConfigDict, source: str, workdir: pathlib.Path) -> Loaded:
+  """Makes a run, at step 0, of a state dict.
+
+  Args:
+    config: The network's.
+    source: A file, or a Hugging Face repository, as for `weight_files.locate`.
+    workdir: Made; must not hold a run.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the config is wrong, the file is refused or does not fit, or the
+      workdir is taken.
+    OSError: If a repository cannot be reached or the disk is full.
+  """
+  base.validate(config)
+  folder = workdir / runs.CHECKPOINT_FOLDER
+  if (workdir / runs.CONFIG_FILE).exists() or folder.exists():
+    raise ValueError(f"--output: expected a folder without a run, got {workdir}")
+  weight_files.locate(source)
+  network = setup.build(config)
+  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  loaded = weight_files.load_metro(source, like)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(loaded.variables, 0, None, config=config.to_dict())
+  runs.save_config(workdir, config)
+  return loaded
+
+
+def to_file(
+  workdir: pathlib.Path, output: pathlib.Path, which: str | int = "best"
+) -> int:
+  """Writes a run's network as a state dict under METRO's keys.
+
+  Args:
+    workdir: Of the run.
+    output: Its ending says the kind, as for `weight_files.write`.
+    which: The checkpoint: "best" by PA-MPJPE, "latest" or a step.
+
+  Returns:
+    The step of the checkpoint.
+
+  Raises:
+    FileNotFoundError: If there is no run or no such checkpoint.
+    ValueError: If the checkpoint is damaged, the ending is another, or PyTorch is
+      needed and not installed.
+  """
+  weight_files.expect_writable(output)
+  run = runs.load(workdir, which)
+  weight_files.write(output, torch_metro.to_state_dict(run.variables))
+  return run.step
+
+
+def main(arguments: list[str]) -> None:
+  command_line.expect_no_arguments(arguments)
+  output = pathlib.Path(FLAGS.output).expanduser()
+  ways = bool(FLAGS.config and FLAGS.input), bool(FLAGS.workdir)
+  if ways.count(True) != 1 or (FLAGS.workdir and (FLAGS.config or FLAGS.input)):
+    raise ValueError("expected either --config and --input, or --workdir")
+  if FLAGS.workdir:
+    which = runs.parse_checkpoint(FLAGS.checkpoint)
+    step = to_file(pathlib.Path(FLAGS.workdir).expanduser(), output, which)
+    print(f"Written to {output}: the network of step {step}")
+    return
+  loaded = to_run(FLAGS.config, FLAGS.input, output)
+  count = len(jax.tree.leaves(loaded.variables))
+  print(f"Written to {output}: {count} arrays, {loaded.ignored} ignored")
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run("convert", main)

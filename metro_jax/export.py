@@ -1,0 +1,265 @@
+"""Hands a trained network on: as a program, or as its weights.
+
+Run:    python -m metro_jax.export --workdir=RUN
+          --format=stablehlo|safetensors|npz|torch
+          [--output=FOLDER] [--checkpoint=best|latest|STEP]
+          [--parameters=beside|inside] [--image_type=uint8|float32]
+Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md and
+          the same facts in model.json:
+          stablehlo    network.bin, parameters.npz (beside) and run.py, which needs jax
+                       and flatbuffers; any batch size, on CPU, CUDA and TPU
+          safetensors  parameters.safetensors, keys as our variables' paths
+          npz          parameters.npz, the same
+          torch        metro_state_dict.npz, or .bin where torch is installed: the
+                       original's keys
+        Each is read back and compared with the checkpoint before it is called done.
+"""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+import safetensors.numpy
+from absl import flags
+
+from metro_jax import command_line, files
+from metro_jax.body import joints
+from metro_jax.evaluation import (
+  assessment,
+  inference,
+  protocols,
+  run_exported,
+  runs,
+)
+from metro_jax.weights import torch_metro, weight_files
+
+FORMATS = ("stablehlo", "safetensors", "npz", "torch")
+PARAMETERS = ("beside", "inside")
+IMAGE_TYPES = ("uint8", "float32")
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-4  # metres; far above float32 noise, far below anything visible
+LICENCE = "Apache-2.0 for code; these weights follow the data they were trained on"
+FLAGS = flags.FLAGS
+Flat = dict[str, np.ndarray]
+
+
+class Choice(NamedTuple):
+  """How to export; see the flags.
+
+  Attributes:
+    form: One of `FORMATS`.
+    parameters: Of stablehlo, one of `PARAMETERS`.
+    image_type: Of stablehlo, one of `IMAGE_TYPES`.
+    errors_mm: What the network is known to miss by, for its card; may be empty.
+  """
+
+  form: str
+  parameters: str = "beside"
+  image_type: str = "uint8"
+  errors_mm: Mapping[str, float] = types.MappingProxyType({})
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
+  flags.DEFINE_enum("format", FORMATS[0], FORMATS, "What to write.")
+  flags.DEFINE_string("output", None, "Folder; WORKDIR/export/FORMAT by default.")
+  flags.DEFINE_string("checkpoint", "best", "best (by PA-MPJPE), latest, or a step.")
+  flags.DEFINE_enum("parameters", "beside", PARAMETERS, "Of stablehlo: where they are.")
+  flags.DEFINE_enum("image_type", "uint8", IMAGE_TYPES, "Of stablehlo's pictures.")
+
+
+def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
+  """Writes an export, reads it back and compares.
+
+  Args:
+    run: The network and its parameters.
+    folder: Made if it does not exist.
+    choice: What to write.
+
+  Returns:
+    The largest difference from the checkpoint: of outputs, metres, for stablehlo; of
+    parameters otherwise.
+
+  Raises:
+    ValueError: If what was read back differs by more than it may.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  flat = flatten(run.variables)
+  if choice.form == "stablehlo":
+    difference = _export_program(run, flat, folder, choice)
+    allowed = TOLERANCE
+  else:
+    difference = _export_weights(run, flat, folder, choice)
+    allowed = 0.0
+  if not difference <= allowed:
+    raise ValueError(
+      f"{folder}: expected the checkpoint back within {allowed:g}, got a difference "
+      f"of {difference:g}"
+    )
+  return difference
+
+
+def flatten(variables: Any) -> Flat:
+  """Parameters and statistics by path, such as "params/backbone/conv1/kernel"."""
+  flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+  return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def _export_program(
+  run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
+) -> float:
+  forward = inference.make_forward(run.network)
+  beside = choice.parameters == "beside"
+
+  def from_flat(given: Any, images: Any) -> dict[str, jax.Array]:
+    return forward(flax.traverse_util.unflatten_dict(given, sep="/"), images)
+
+  def program(*inputs: Any) -> dict[str, jax.Array]:
+    return from_flat(*inputs) if beside else from_flat(flat, *inputs)
+
+  px = run.config.data.image_px
+  (batch,) = jax.export.symbolic_shape("b")
+  images = jax.ShapeDtypeStruct((batch, px, px, 3), np.dtype(choice.image_type))
+  shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
+  inputs = (shapes, images) if beside else (images,)
+  exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*inputs)
+  with files.replacing(folder / "network.bin") as partial:
+    partial.write_bytes(exported.serialize())
+  if beside:
+    _write_npz(folder / "parameters.npz", flat)
+  shutil.copyfile(run_exported.__file__, folder / "run.py")
+  _write_card(run, folder, choice)
+  return _compare(run_exported.load(folder), jax.jit(from_flat), flat, images)
+
+
+def _compare(
+  reloaded: Callable[[np.ndarray], Flat],
+  forward: Callable[[Any, Any], dict[str, Any]],
+  flat: Flat,
+  images: jax.ShapeDtypeStruct,
+) -> float:
+  """The largest difference over all outputs, for batches of one and three."""
+  worst = 0.0
+  for size in (1, 3):
+    noise = np.random.default_rng(size).integers(0, 256, (size, *images.shape[1:]))
+    pictures = noise.astype(images.dtype)
+    made, wanted = reloaded(pictures), forward(flat, pictures)
+    gaps = [np.abs(made[k] - np.asarray(wanted[k])).max() for k in inference.OUTPUTS]
+    worst = max(worst, float(np.max(gaps)))
+  return worst
+
+
+def _export_weights(
+  run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
+) -> float:
+  if choice.form == "torch":
+    back = _export_torch(run, folder)
+  elif choice.form == "safetensors":
+    path = folder / "parameters.safetensors"
+    with files.replacing(path) as partial:
+      safetensors.numpy.save_file(flat, partial, _metadata(run, choice))
+    back = safetensors.numpy.load_file(path)
+  else:
+    path = folder / "parameters.npz"
+    _write_npz(path, flat)
+    with np.load(path, allow_pickle=False) as stored:
+      back = {name: stored[name] for name in stored.files}
+  _write_card(run, folder, choice)
+  if back.keys() != flat.keys():
+    raise ValueError(f"{folder}: expected {len(flat)} arrays back, got {len(back)}")
+  gaps = [np.abs(back[name] - value).max() for name, value in flat.items()]
+  return float(np.max(gaps))
+
+
+def _export_torch(run: runs.Run, folder: pathlib.Path) -> Flat:
+  suffix = "bin" if importlib.util.find_spec("torch") else "npz"
+  path = folder / f"metro_state_dict.{suffix}"
+  weight_files.write(path, torch_metro.to_state_dict(run.variables))
+  stored = weight_files.read(path)
+  return flatten(torch_metro.from_state_dict(stored, run.variables))
+
+
+def _write_npz(path: pathlib.Path, arrays: Flat) -> None:
+  with files.replacing(path) as partial, partial.open("wb") as file:
+    np.savez(file, **arrays)
+
+
+def _metadata(run: runs.Run, choice: Choice) -> dict[str, str]:
+  return {name: json.dumps(value) for name, value in _facts(run, choice).items()}
+
+
+def _facts(run: runs.Run, choice: Choice) -> dict[str, Any]:
+  """What a stranger needs to know of the file; plain values."""
+  facts = {
+    "format": choice.form,
+    "step": run.step,
+    "image_px": run.config.data.image_px,
+    "joint_names": list(joints.J14),
+    "outputs": inference.OUTPUTS,
+    "licence": LICENCE,
+    "errors_mm": dict(choice.errors_mm),
+    "config": run.config.to_dict(),
+  }
+  if choice.form == "stablehlo":
+    facts |= {"parameters": choice.parameters, "image_type": choice.image_type}
+  return facts
+
+
+def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
+  facts = _facts(run, choice)
+  named = {k.removesuffix("_mm"): v for k, v in choice.errors_mm.items()}
+  errors = ", ".join(f"{name} {value:.1f} mm" for name, value in named.items())
+  with files.replacing(folder / "model.json") as partial:
+    partial.write_text(json.dumps(facts, indent=2) + "\n")
+  lines = [
+    "# METRO: one image to joints and a mesh",
+    "",
+    f"{run.config.model.backbone}, {facts['image_px']} px, {run.step} training steps.",
+    f"Licence: {LICENCE}.",
+    "",
+    "Input: RGB crops around one person, 0 to 255. Outputs:",
+    "",
+    *(f"- `{name}` {text}" for name, text in inference.OUTPUTS.items()),
+    "",
+    f"Joints, in order: {', '.join(joints.J14)}.",
+    "",
+    *([f"Errors on the run's test split: {errors}.", ""] if errors else []),
+    "`model.json` holds the same and the whole config.",
+  ]
+  with files.replacing(folder / "README.md") as partial:
+    partial.write_text("\n".join(lines) + "\n")
+
+
+def measured_mm(workdir: pathlib.Path) -> dict[str, float]:
+  """The run's own errors on its test split; nothing if it was not evaluated."""
+  path = workdir / assessment.FOLDER / "test.json"
+  if not path.exists():
+    return {}
+  stored = json.loads(path.read_text())
+  return {name: stored[name] for name in protocols.METRICS if stored[name] is not None}
+
+
+def main(arguments: list[str]) -> None:
+  command_line.expect_no_arguments(arguments)
+  workdir = pathlib.Path(FLAGS.workdir).expanduser()
+  run = runs.load(workdir, runs.parse_checkpoint(FLAGS.checkpoint))
+  folder = pathlib.Path(FLAGS.output or workdir / "export" / FLAGS.format).expanduser()
+  errors_mm = measured_mm(workdir)
+  choice = Choice(FLAGS.format, FLAGS.parameters, FLAGS.image_type, errors_mm)
+  difference = export(run, folder, choice)
+  for path in sorted(folder.iterdir()):
+    print(f"{path.name:24}{path.stat().st_size / 1e6:10.2f} MB")
+  print(f"Read back and compared with step {run.step}: at most {difference:.3g} apart")
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run("export", main)

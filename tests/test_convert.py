@@ -1,0 +1,111 @@
+"""METRO's weights to a run and back, and a fresh run that starts from weights."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from metro_jax import convert
+from metro_jax import train as command
+from metro_jax.evaluation import runs
+from metro_jax.models import setup
+from metro_jax.training import state
+from metro_jax.weights import imagenet, torch_metro, weight_files
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "synthetic.py"
+
+
+@pytest.fixture(scope="module")
+def config():
+  spec = importlib.util.spec_from_file_location("synthetic", CONFIG)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config("tiny")
+
+
+@pytest.fixture(scope="module")
+def shapes(config):
+  network = setup.build(config)
+  return state.variable_shapes(network.model, network.template, config.data.image_px)
+
+
+@pytest.fixture(scope="module")
+def state_dict(shapes):
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes
+  )
+  return torch_metro.to_state_dict(variables)
+
+
+@pytest.fixture(scope="module")
+def run(config, state_dict, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("convert")
+  weight_files.write(folder / "metro.safetensors", state_dict)
+  convert.to_run(config, str(folder / "metro.safetensors"), folder / "run")
+  return folder / "run"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".bin"])
+def test_there_and_back_is_bit_exact(run, state_dict, tmp_path, suffix):
+  if suffix == ".bin":
+    pytest.importorskip("torch", reason="PyTorch's files need the extra torch")
+  assert convert.to_file(run, tmp_path / f"x{suffix}") == 0
+  back = weight_files.read(tmp_path / f"x{suffix}")
+  assert set(back) == set(state_dict)
+  for key, value in state_dict.items():
+    np.testing.assert_array_equal(back[key], value)
+
+
+def test_a_workdir_that_holds_a_run_is_refused(config, run):
+  with pytest.raises(ValueError, match="expected a folder without a run"):
+    convert.to_run(config, str(run.parent / "metro.safetensors"), run)
+
+
+def test_a_file_that_does_not_fit_leaves_no_run(config, state_dict, tmp_path):
+  weight_files.write(tmp_path / "x.npz", {"cam_param_fc.bias": np.ones(1, np.float32)})
+  with pytest.raises(ValueError, match=r"x\.npz: state dict does not fit"):
+    convert.to_run(config, str(tmp_path / "x.npz"), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def job(config, workdir):
+  return command.Job(config, workdir, None, setup.build(config), None, None)
+
+
+@pytest.mark.parametrize("source", ["run", "metro.safetensors"])
+def test_init_from_takes_a_run_or_a_file(config, run, tmp_path, source):
+  config = config.copy_and_resolve_references()
+  config.train.init_from = str(run.parent / source)
+  given = command._given_weights(job(config, tmp_path))
+  expected = runs.load(run).variables
+  jax.tree.map(np.testing.assert_array_equal, given.variables, expected)
+
+
+def test_backbone_weights_fill_the_backbone_alone(config, shapes, tmp_path, capsys):
+  arrays = {e.key: np.full(e.shape, 7, np.float32) for e in imagenet.entries(shapes)}
+  weight_files.write(tmp_path / "x.npz", arrays)
+  config = config.copy_and_resolve_references()
+  config.model.backbone_weights = str(tmp_path / "x.npz")
+  given = command._given_weights(job(config, tmp_path))
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  fresh = state.TrainState(**zeros, opt_state=(), step=0, key=0)
+  params = command._with_given(fresh, given).params
+  for name, module in params.items():
+    expected = 7 if name == "backbone" else 0
+    assert all((leaf == expected).all() for leaf in jax.tree.leaves(module))
+  assert f"{len(arrays)} arrays, none ignored" in capsys.readouterr().out
+
+
+def test_a_missing_file_fails_a_fresh_run_at_once_and_not_a_resumed_one(
+  config, tmp_path
+):
+  config = config.copy_and_resolve_references()
+  config.train.init_from = str(tmp_path / "gone.npz")
+  with pytest.raises(FileNotFoundError, match=r"gone\.npz"):
+    command.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+  (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+  command._expect_given_weights(config, tmp_path / "run")
