@@ -9,6 +9,8 @@ device starts.
 import ml_collections
 from ml_collections import ConfigDict
 
+BODIES = {"humanoid": 6890, "smpl": 6890, "mano": 778}  # vertices of the full mesh
+GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64")
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
@@ -37,7 +39,9 @@ def get_config() -> ConfigDict:
 
 def _body() -> ConfigDict:
   c = ConfigDict()
-  c.model = "humanoid"  # which body: "humanoid" is embedded and free
+  c.model = "humanoid"  # embedded and free; or "smpl", or "mano", the right hand
+  c.gender = "neutral"  # of SMPL: or "male", "female"
+  c.assets_dir = ""  # folder of SMPL's and MANO's files; empty: METRO_ASSETS
   c.levels = (6890, 1723, 431)  # vertices a mesh level, fine to coarse
   return c
 
@@ -171,7 +175,8 @@ def _expect(ok: bool, key: str, expected: str, got: object) -> None:
 
 def _validate_choices(config: ConfigDict) -> None:
   choices = {
-    "body.model": ("humanoid",),
+    "body.model": tuple(BODIES),
+    "body.gender": GENDERS,
     "data.dataset": ("synthetic",),
     "data.crop": CROPS,
     "model.backbone": BACKBONES,
@@ -256,6 +261,8 @@ def _validate_body(config: ConfigDict) -> None:
     "vertex counts from fine to coarse",
     levels,
   )
+  full = BODIES[config.body.model]
+  _expect(levels[0] == full, "body.levels", f"{full} vertices first", levels)
   shares = tuple(config.loss.vertex_levels)
   _expect(
     len(shares) == len(levels) and min(shares) >= 0 and sum(shares) > 0,

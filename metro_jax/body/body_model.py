@@ -6,6 +6,7 @@ One class serves the embedded human, SMPL and MANO: they differ only in data.
 from typing import Any
 
 import flax.struct
+import numpy as np
 from jaxtyping import Float, Int
 
 from metro_jax.body import rotations
@@ -26,10 +27,12 @@ class BodyModel:
       root, row-major; None where the body has none.
     joint_regressor: Rest joints from rest vertices.
     skin_weights: Share of each joint's motion in each vertex; rows sum to 1.
-    regressors: Further joint sets from posed vertices: "h36m" (17) and "j24" (24).
+    regressors: Further joint sets from posed vertices: "h36m" (17) and "j24" (24)
+      of a body, "hand21" of a hand.
     faces: Vertex indices, counter-clockwise seen from outside.
     parents: Parent of each joint, before its children; -1 for the root.
     name: What the body is called in messages and files.
+    pose_mean: Added to every pose, axis-angle; None where poses are whole.
   """
 
   template: Float[Array, "v 3"]
@@ -41,6 +44,7 @@ class BodyModel:
   faces: Int[Array, "f 3"]
   parents: tuple[int, ...] = flax.struct.field(pytree_node=False)
   name: str = flax.struct.field(pytree_node=False)
+  pose_mean: Float[Array, " q"] | None = None
 
   @property
   def num_joints(self) -> int:
@@ -84,6 +88,8 @@ def pose_body(
       f"pose of {body.name}: expected {3 * joints} numbers ({joints} joints), "
       f"got {pose.shape[-1]}"
     )
+  if body.pose_mean is not None:
+    pose = pose + body.pose_mean
   shaped = body.template + xp.einsum("vcs,bs->bvc", body.shape_directions, shape)
   rest_joints = regress_joints(body.joint_regressor, shaped)
   turns = rotations.axis_angle_to_matrix(pose.reshape(len(pose), joints, 3))
@@ -120,3 +126,10 @@ def regress_joints(
 ) -> Float[Array, "b j 3"]:
   """Joints as weighted sums of vertices."""
   return regressor @ vertices
+
+
+def read_only(values: np.ndarray, dtype: type = np.float32) -> np.ndarray:
+  """A read-only copy: the bodies that are loaded are shared by all callers."""
+  values = np.array(values, dtype)
+  values.setflags(write=False)
+  return values

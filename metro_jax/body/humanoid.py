@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from metro_jax.body import joints
-from metro_jax.body.body_model import BodyModel
+from metro_jax.body.body_model import BodyModel, read_only
 from metro_jax.body.mesh_levels import MeshLevels
 
 ASSET = Path(__file__).parent / "assets" / "humanoid.npz"
@@ -105,16 +105,16 @@ def load() -> BodyModel:
   rows = rows / rows.sum(1, keepdims=True)
   named = dict(zip((*joints.SMPL24, *LANDMARKS), rows, strict=True))
   return BodyModel(
-    template=_fixed(stored["template"] * TEMPLATE_STEP_M),
-    shape_directions=_fixed(stored["shape_directions"] * SHAPE_STEP_M),
+    template=read_only(stored["template"] * TEMPLATE_STEP_M),
+    shape_directions=read_only(stored["shape_directions"] * SHAPE_STEP_M),
     pose_directions=None,
-    joint_regressor=_fixed(rows[: len(joints.SMPL24)]),
-    skin_weights=_fixed(weights / weights.sum(1, keepdims=True)),
+    joint_regressor=read_only(rows[: len(joints.SMPL24)]),
+    skin_weights=read_only(weights / weights.sum(1, keepdims=True)),
     regressors={
-      "h36m": _fixed(regressor_of(joints.H36M17, named)),
-      "j24": _fixed(regressor_of(joints.J24, named)),
+      "h36m": read_only(regressor_of(joints.H36M17, named)),
+      "j24": read_only(regressor_of(joints.J24, named)),
     },
-    faces=_fixed(stored["faces"], np.int32),
+    faces=read_only(stored["faces"], np.int32),
     parents=joints.SMPL24_PARENTS,
     name="humanoid",
   )
@@ -134,10 +134,10 @@ def load_levels() -> MeshLevels:
   shares = [stored[f"upsample_share_{i}"].astype(np.float64) for i in steps]
   return MeshLevels(
     counts,
-    tuple(_fixed(stored[f"select_{i}"], np.int32) for i in steps),
-    tuple(_fixed(stored[f"upsample_index_{i}"], np.int32) for i in steps),
-    tuple(_fixed(share / share.sum(1, keepdims=True)) for share in shares),
-    tuple(_fixed(level, np.int32) for level in faces),
+    tuple(read_only(stored[f"select_{i}"], np.int32) for i in steps),
+    tuple(read_only(stored[f"upsample_index_{i}"], np.int32) for i in steps),
+    tuple(read_only(share / share.sum(1, keepdims=True)) for share in shares),
+    tuple(read_only(level, np.int32) for level in faces),
   )
 
 
@@ -148,7 +148,7 @@ def load_parts() -> PartLabels:
   Raises:
     FileNotFoundError, ValueError: If the asset is missing or damaged.
   """
-  return PartLabels(_fixed(_read(ASSET)["parts"], np.int32), PART_NAMES)
+  return PartLabels(read_only(_read(ASSET)["parts"], np.int32), PART_NAMES)
 
 
 def regressor_of(
@@ -266,10 +266,3 @@ def _check_ranges(stored: Mapping[str, np.ndarray], path: Path) -> None:
       raise ValueError(
         f"humanoid: {path}: expected {size} rows of {name}, got {len(stored[name])}"
       )
-
-
-def _fixed(values: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-  """A read-only copy: the cached body is shared by all callers."""
-  values = values.astype(dtype)
-  values.setflags(write=False)
-  return values

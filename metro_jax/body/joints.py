@@ -39,6 +39,11 @@ HAND21 = _names("""
   Middle_2 Middle_3 Middle_4 Ring_1 Ring_2 Ring_3 Ring_4 Pinky_1 Pinky_2 Pinky_3
   Pinky_4""")
 
+MANO16 = _names("""
+  Wrist Index_1 Index_2 Index_3 Middle_1 Middle_2 Middle_3 Pinky_1 Pinky_2 Pinky_3
+  Ring_1 Ring_2 Ring_3 Thumb_1 Thumb_2 Thumb_3""")
+MANO16_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
+
 # The lines of a stick figure. A set draws those whose two ends it has.
 BONES = (
   *(("Head", "Neck"), ("Neck", "R_Shoulder"), ("Neck", "L_Shoulder")),
@@ -109,3 +114,4 @@ def bones(names: Sequence[str]) -> Int[np.ndarray, "e 2"]:
 J14_FROM_J24 = index(J24, J14)
 J14_FROM_H36M = index(H36M17, J14)
 PELVIS = H36M17.index("Pelvis")  # what meshes and templates are centred on
+WRIST = HAND21.index("Wrist")  # and those of a hand

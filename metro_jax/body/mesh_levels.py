@@ -23,7 +23,8 @@ class MeshLevels(NamedTuple):
     select: Per step, which vertices of the finer level the coarser one keeps.
     upsample_index: Per step and finer vertex, three or more vertices of the coarser
       level.
-    upsample_weight: Their weights, at least 0 with sum 1.
+    upsample_weight: Their weights: at least 0 with sum 1 in levels that `build` made;
+      in the original's files some are negative, and sums are only near 1.
     faces: Per level, triangles; levels below the first may be open.
   """
 

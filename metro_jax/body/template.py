@@ -6,7 +6,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Float
 
-from metro_jax.body import body_model, joints
+from metro_jax.body import body_model, hand, joints, mesh_levels
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 
@@ -17,7 +17,7 @@ ROOT_TURN_RAD = 3.1416
 
 @flax.struct.dataclass
 class Template:
-  """Query coordinates: camera frame, metres, the pelvis at the origin."""
+  """Query coordinates: camera frame, metres, the pelvis or wrist at the origin."""
 
   joints: Float[Array, "j 3"]
   vertices: Float[Array, "v 3"]
@@ -26,23 +26,28 @@ class Template:
 def make_template(body: BodyModel, levels: MeshLevels) -> Template:
   """The mean body at rest, facing the camera, minus its H36M pelvis.
 
+  A hand, which has the regressor "hand21", is not turned, and its wrist is the origin.
+
   Args:
-    body: A body with NumPy arrays.
+    body: A body or hand with NumPy arrays.
     levels: Its mesh levels; the coarsest gives the vertices.
 
   Returns:
-    The 14 joints and the coarsest level's vertices.
+    The 14 joints of a body or 21 of a hand, and the coarsest level's vertices.
 
   Source: METRO section 3.2; released code, metro/modeling/bert/modeling_metro.py.
   """
+  is_hand = "hand21" in body.regressors
   dtype = body.template.dtype
   pose = np.zeros((1, 3 * body.num_joints), dtype)
-  pose[0, 0] = ROOT_TURN_RAD
+  pose[0, 0] = 0 if is_hand else ROOT_TURN_RAD
   shape = np.zeros((1, body.shape_directions.shape[-1]), dtype)
-  vertices = body_model.pose_body(body, pose, shape).vertices
-  h36m = body_model.regress_joints(body.regressors["h36m"], vertices)
-  pelvis = h36m[:, joints.PELVIS]
-  coarse = vertices[0]
-  for select in levels.select:
-    coarse = coarse[select]
-  return Template(h36m[0, joints.J14_FROM_H36M] - pelvis, coarse - pelvis)
+  posed = body_model.pose_body(body, pose, shape)
+  if is_hand:
+    points = hand.joints21(posed)[0]
+    origin = points[joints.WRIST]
+  else:
+    h36m = body_model.regress_joints(body.regressors["h36m"], posed.vertices)[0]
+    points, origin = h36m[joints.J14_FROM_H36M], h36m[joints.PELVIS]
+  coarse = mesh_levels.downsample(levels, posed.vertices, len(levels.select))[0]
+  return Template(points - origin, coarse - origin)
