@@ -14,6 +14,8 @@ GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64")
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
+AVERAGINGS = ("exact", "released")
+GROUND_TRUTHS = ("neutral", "gendered")
 RECIPES = ("paper", "released")
 LOSS_ROOTS = ("hips", "wrist")
 DTYPES = ("float32", "bfloat16")
@@ -48,7 +50,10 @@ def _body() -> ConfigDict:
 
 def _data() -> ConfigDict:
   c = ConfigDict()
-  c.dataset = "synthetic"
+  c.train = ("synthetic/train",)  # datasets to train on, each "name/split"
+  c.weights = ()  # of each in the batches; empty: every example once an epoch
+  c.validation = "synthetic/validation"
+  c.test = "synthetic/test"
   c.data_dir = "~/.cache/metro_jax"  # where prepared datasets live
   c.image_px = 224  # side of the square network input
   c.crop = "exact"  # between pixels; or "released": rounded as the original's
@@ -150,6 +155,11 @@ def _eval() -> ConfigDict:
   c = ConfigDict()
   c.batch_size = 240  # over all devices and processes; the last one is padded
   c.max_examples = 0  # of validation during training; 0 means all
+  c.averaging = "exact"  # or "released": means as the original took them, to compare
+  c.tta_scales = (0.9, 1.0, 1.1)  # of the box, under test-time augmentation
+  c.tta_rotations_deg = (-10.0, 0.0, 10.0)
+  c.tta_flip = False  # bodies only: each view also mirrored
+  c.ground_truth = "neutral"  # bodies of true meshes; or "gendered", as labelled
   return c
 
 
@@ -166,6 +176,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _validate_ranges(config)
   _validate_model(config.model)
   _validate_body(config)
+  _validate_data(config.data)
+  _validate_kind(config)
+  _validate_views(config)
 
 
 def _expect(ok: bool, key: str, expected: str, got: object) -> None:
@@ -177,8 +190,9 @@ def _validate_choices(config: ConfigDict) -> None:
   choices = {
     "body.model": tuple(BODIES),
     "body.gender": GENDERS,
-    "data.dataset": ("synthetic",),
     "data.crop": CROPS,
+    "eval.averaging": AVERAGINGS,
+    "eval.ground_truth": GROUND_TRUTHS,
     "model.backbone": BACKBONES,
     "model.token_source": TOKEN_SOURCES,
     "model.camera_tokens": CAMERA_TOKENS,
@@ -269,4 +283,65 @@ def _validate_body(config: ConfigDict) -> None:
     "loss.vertex_levels",
     f"{len(levels)} shares, one a level of body.levels",
     shares,
+  )
+
+
+def _validate_data(data: ConfigDict) -> None:
+  _expect(len(data.train) > 0, "data.train", "at least one dataset", data.train)
+  names = [(f"data.train[{i}]", name) for i, name in enumerate(data.train)]
+  for key, name in (
+    *names,
+    ("data.validation", data.validation),
+    ("data.test", data.test),
+  ):
+    parts = name.split("/") if isinstance(name, str) else ()
+    _expect(len(parts) == 2 and all(parts), key, '"name/split"', name)
+  weights = tuple(data.weights)
+  _expect(
+    not weights or (len(weights) == len(data.train) and min(weights) > 0),
+    "data.weights",
+    f"{len(data.train)} positive numbers, one a dataset of data.train, or none",
+    weights,
+  )
+
+
+def _validate_kind(config: ConfigDict) -> None:
+  """What bodies and hands must have different."""
+  hand = config.body.model == "mano"
+  root = "wrist" if hand else "hips"
+  kind = "a hand" if hand else "a body"
+  _expect(
+    config.loss.root == root, "loss.root", f"{root!r} of {kind}", config.loss.root
+  )
+  flip = config.data.augment.flip_probability
+  _expect(
+    not hand or flip == 0,
+    "data.augment.flip_probability",
+    "0 of a hand (a mirrored right hand is a left one)",
+    flip,
+  )
+  gendered = config.eval.ground_truth == "gendered"
+  _expect(
+    not gendered or config.body.model == "smpl",
+    "eval.ground_truth",
+    "'gendered' only with body.model smpl",
+    config.body.model,
+  )
+
+
+def _validate_views(config: ConfigDict) -> None:
+  """Test-time augmentation: the unchanged view is what the others are aligned to."""
+  scales, degrees = config.eval.tta_scales, config.eval.tta_rotations_deg
+  _expect(
+    1.0 in scales and min(scales) > 0,
+    "eval.tta_scales",
+    "positive numbers, 1.0 among them",
+    scales,
+  )
+  _expect(0.0 in degrees, "eval.tta_rotations_deg", "numbers, 0.0 among them", degrees)
+  _expect(
+    not config.eval.tta_flip or config.body.model != "mano",
+    "eval.tta_flip",
+    "False of a hand (a mirrored right hand is a left one)",
+    config.eval.tta_flip,
   )

@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line
 from metro_jax import config as base
-from metro_jax.data.builders.synthetic import builder
+from metro_jax.data import datasets
+from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import assessment, evaluator, runs
 from metro_jax.training import parallel
 from metro_jax.training import step as steps
@@ -57,10 +58,12 @@ def evaluate(
   """
   run = runs.load(workdir, which, overrides)
   parallel.check_batch_size("eval.batch_size", run.config.eval.batch_size)
-  source = builder.open_split(run.config, split)
-  train_source = builder.open_split(run.config, "train")
+  source = _open(run.config, split)
+  train_source = datasets.open_training(run.config)
   network = run.network
-  geometry = steps.make_geometry(network.body, network.levels, network.template)
+  geometry = steps.make_geometry(
+    network.body, network.levels, network.template, network.gendered
+  )
   done = assessment.assess(
     evaluator.map_eval_step(network.model, geometry),
     parallel.replicate(run.variables),
@@ -73,6 +76,13 @@ def evaluate(
   )
   assessment.write(done, workdir, run.step)
   return done
+
+
+def _open(config: ConfigDict, split: str) -> Source:
+  """The dataset that the run's config has for a split."""
+  if split == "train":
+    return datasets.open_training(config)
+  return datasets.open_split(config, config.data[split])
 
 
 def main(arguments: list[str]) -> int:

@@ -18,8 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line
 from metro_jax import config as base
-from metro_jax.data import pipeline
-from metro_jax.data.builders.synthetic import builder
+from metro_jax.data import datasets, pipeline
 from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, optimizer, parallel
@@ -70,19 +69,26 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
   Raises:
     ValueError: If the config, the data, given weights or a checkpoint do not fit.
-    FileNotFoundError: If the weights to start from are not there.
+    FileNotFoundError: If datasets, body files or weights are not there; all are named.
     FloatingPointError: If the loss is no longer finite.
     OSError: If the disk is full.
   """
   started = time.time()
   base.validate(config)
+  datasets.expect_everything(config)
   _expect_given_weights(config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  splits = Splits(*(builder.open_split(config, name) for name in Splits._fields))
+  splits = Splits(
+    datasets.open_training(config),
+    datasets.open_split(config, config.data.validation),
+    datasets.open_split(config, config.data.test),
+  )
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)
-  geometry = steps.make_geometry(network.body, network.levels, network.template)
+  geometry = steps.make_geometry(
+    network.body, network.levels, network.template, network.gendered
+  )
   eval_step = evaluator.map_eval_step(network.model, geometry)
   job = Job(config, workdir, splits, network, geometry, eval_step)
   _fit(job)

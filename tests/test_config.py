@@ -34,6 +34,12 @@ def test_a_misspelt_key_is_refused_and_the_nearest_one_named():
     ("data", "image_px", 100, "data.image_px: expected a multiple of 32"),
     ("body", "levels", (431, 1723), "body.levels: expected .* fine to coarse"),
     ("loss", "vertex_levels", (1.0, 1.0), "loss.vertex_levels: expected 3 shares"),
+    ("loss", "root", "wrist", "loss.root: expected 'hips' of a body, got 'wrist'"),
+    ("eval", "ground_truth", "gendered", "'gendered' only with body.model smpl"),
+    ("data", "train", (), "data.train: expected at least one dataset"),
+    ("data", "train", ("h36m",), r"data.train\[0\]: expected \"name/split\""),
+    ("data", "test", "a/b/c", 'data.test: expected "name/split"'),
+    ("data", "weights", (1.0, 2.0), "data.weights: expected 1 positive numbers"),
     ("loss", "recipe", "papre", "loss.recipe: expected one of paper, released"),
   ],
 )
@@ -42,3 +48,17 @@ def test_impossible_values_are_refused_by_key(section, key, value, message):
   config[section][key] = value
   with pytest.raises(ValueError, match=message):
     base.validate(config)
+
+
+def test_a_hand_has_its_wrist_for_root_and_is_never_mirrored():
+  config = base.get_config()
+  config.body.model = "mano"
+  config.body.levels = (778, 195)
+  config.loss.vertex_levels = (1.0, 1.0)
+  with pytest.raises(ValueError, match="loss.root: expected 'wrist' of a hand"):
+    base.validate(config)
+  config.loss.root = "wrist"
+  with pytest.raises(ValueError, match=r"flip_probability: expected 0 of a hand"):
+    base.validate(config)
+  config.data.augment.flip_probability = 0.0
+  base.validate(config)

@@ -66,7 +66,7 @@ def run_of_one_mesh(monkeypatch):
   run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7)
   monkeypatch.setattr(evaluate.runs, "load", lambda *_: run)
   monkeypatch.setattr(
-    evaluate.builder, "open_split", lambda _, split: Split(f"fake/{split}")
+    evaluate.datasets, "open_split", lambda _, dataset: Split(dataset)
   )
 
 

@@ -47,6 +47,11 @@ class BodyModel:
   pose_mean: Float[Array, " q"] | None = None
 
   @property
+  def is_hand(self) -> bool:
+    """Whether it is MANO's kind: 21 joints, the wrist as origin."""
+    return "hand21" in self.regressors
+
+  @property
   def num_joints(self) -> int:
     """Joints of the kinematic tree, the root included."""
     return len(self.parents)

@@ -102,7 +102,7 @@ def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
 
   Source: Loper et al., "SMPL", 2015; released code, metro/modeling/_smpl.py.
   """
-  paths = find((f"smpl_{gender}", "h36m", "extra", "smpl_levels"), assets_dir)
+  paths = find(needed("smpl", gender, False), assets_dir)
   body_path, h36m_path, extra_path, levels_path = paths
   body = _read_body(body_path, _BODY, f"smpl_{gender}")
   v = _BODY.vertices
@@ -155,19 +155,33 @@ def find(keys: Sequence[str], assets_dir: str = "") -> tuple[pathlib.Path, ...]:
   Raises:
     FileNotFoundError: Naming every missing file, its purpose and its source.
   """
-  folder = _folder(assets_dir)
-  found = [_found(folder, key) for key in keys]
-  missing = [
-    f"{_either(ASSETS[key].names)} ({ASSETS[key].purpose}; from {ASSETS[key].source})"
-    for key, path in zip(keys, found, strict=True)
-    if path is None
-  ]
-  if missing:
-    where = str(folder) if folder else f"a folder, got none and no {ENVIRONMENT}"
-    raise FileNotFoundError(
-      f"config.body.assets_dir: expected in {where}: {'; '.join(missing)}"
-    )
+  lacking = missing(keys, assets_dir)
+  if lacking:
+    raise FileNotFoundError(lacking[0])
+  found = (_found(_folder(assets_dir), key) for key in keys)
   return tuple(path for path in found if path is not None)
+
+
+def missing(keys: Sequence[str], assets_dir: str = "") -> list[str]:
+  """What to say of those files that are not there: one text, or none."""
+  folder = _folder(assets_dir)
+  lacking = [
+    f"{_either(ASSETS[key].names)} ({ASSETS[key].purpose}; from {ASSETS[key].source})"
+    for key in keys
+    if _found(folder, key) is None
+  ]
+  where = str(folder) if folder else f"a folder, got none and no {ENVIRONMENT}"
+  said = f"config.body.assets_dir: expected in {where}: {'; '.join(lacking)}"
+  return [said] if lacking else []
+
+
+def needed(model: str, gender: str, gendered: bool) -> tuple[str, ...]:
+  """Keys of the files that a body needs; with `gendered`, male and female ones too."""
+  if model == "smpl":
+    others = ("male", "female") if gendered else ()
+    bodies = dict.fromkeys(f"smpl_{name}" for name in (gender, *others))
+    return (*bodies, "h36m", "extra", "smpl_levels")
+  return ("mano_right", "mano_levels") if model == "mano" else ()
 
 
 def _folder(assets_dir: str) -> pathlib.Path | None:

@@ -37,13 +37,12 @@ def make_template(body: BodyModel, levels: MeshLevels) -> Template:
 
   Source: METRO section 3.2; released code, metro/modeling/bert/modeling_metro.py.
   """
-  is_hand = "hand21" in body.regressors
   dtype = body.template.dtype
   pose = np.zeros((1, 3 * body.num_joints), dtype)
-  pose[0, 0] = 0 if is_hand else ROOT_TURN_RAD
+  pose[0, 0] = 0 if body.is_hand else ROOT_TURN_RAD
   shape = np.zeros((1, body.shape_directions.shape[-1]), dtype)
   posed = body_model.pose_body(body, pose, shape)
-  if is_hand:
+  if body.is_hand:
     points = hand.joints21(posed)[0]
     origin = points[joints.WRIST]
   else:

@@ -14,16 +14,17 @@ Source: released code, metro/utils/image_ops.py and metro/datasets/
   either.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from metro_jax.body import joints
 from metro_jax.data import released_crop
-from metro_jax.data.schema import Example
+from metro_jax.data.schema import BODY, Example, LabelSet
 
 _DECODER_REDUCTIONS = {  # libjpeg averages blocks of n x n while it decodes
   8: cv2.IMREAD_REDUCED_COLOR_8,
@@ -31,8 +32,6 @@ _DECODER_REDUCTIONS = {  # libjpeg averages blocks of n x n while it decodes
   2: cv2.IMREAD_REDUCED_COLOR_2,
   1: cv2.IMREAD_COLOR,
 }
-_J24_FLIP = joints.flip_permutation(joints.J24)
-_SMPL24_FLIP = joints.flip_permutation(joints.SMPL24)
 
 
 class Augmentation(NamedTuple):
@@ -77,6 +76,7 @@ def apply(
   augmentation: Augmentation,
   crop_px: int,
   arithmetic: str = "exact",
+  labels: LabelSet = BODY,
 ) -> dict[str, Any]:
   """Crops the picture and moves the labels with it.
 
@@ -90,9 +90,10 @@ def apply(
     crop_px: Side of the square crop.
     arithmetic: Of the picture and the 2D joints: "exact", or the "released" code's
       with its rounding. `config.data.crop`.
+    labels: The example's joints and rotations. A mirrored hand is the other hand.
 
   Returns:
-    The fields of one example of `Batch`, except `valid` and `index`.
+    The fields of one example of `Batch`, except `valid`, `index` and `dataset`.
 
   Raises:
     ValueError: If the picture cannot be decoded.
@@ -100,14 +101,17 @@ def apply(
   view = {"exact": _exact_view, "released": _released_view}[arithmetic]
   image, places = view(example, augmentation, crop_px)
   has_mesh = bool(example["has_mesh"])
-  pose = augment_pose(example["pose"], augmentation) if has_mesh else np.zeros(72)
+  pose = np.asarray(example["pose"]) * has_mesh
+  if has_mesh:
+    pose = augment_pose(pose, augmentation, labels)
   return {
     "image": image,
     "color_gain": augmentation.color_gain,
-    "joints_2d": _joints_2d(example, places, augmentation),
-    "joints_3d_m": _joints_3d(example, augmentation),
+    "joints_2d": _joints_2d(example, places, augmentation, labels),
+    "joints_3d_m": _joints_3d(example, augmentation, labels),
     "pose": pose.astype(np.float32),
     "shape": np.asarray(example["shape"], np.float32) * np.float32(has_mesh),
+    "gender": np.int32(example.get("gender", 0)),
     "has_joints_2d": np.bool_(example["has_joints_2d"]),
     "has_joints_3d": np.bool_(example["has_joints_3d"]),
     "has_mesh": np.bool_(has_mesh),
@@ -202,24 +206,30 @@ def decode(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def augment_pose(
-  pose: Float[np.ndarray, "72"], augmentation: Augmentation
-) -> Float[np.ndarray, "72"]:
+  pose: Float[np.ndarray, " p"], augmentation: Augmentation, labels: LabelSet = BODY
+) -> Float[np.ndarray, " p"]:
   """Mirrors a pose and turns its root.
 
   A mirror F at the plane x = 0 turns a rotation R into F R F, whose axis-angle is
   (x, -y, -z), and swaps left and right joints. The root becomes Rz R_root.
 
   Args:
-    pose: Axis-angle of the 24 joints, radians; the root turns into the camera frame.
+    pose: Axis-angle of every joint, radians; the root turns into the camera frame.
     augmentation: Mirror and turn.
+    labels: Of a body or a hand.
   """
-  turns = np.asarray(pose, np.float64).reshape(24, 3)
+  turns = np.asarray(pose, np.float64).reshape(len(labels.tree), 3)
   if augmentation.flip:
-    turns = turns[_SMPL24_FLIP] * [1.0, -1.0, -1.0]
+    turns = turns[_mirror_order(labels.tree)] * [1.0, -1.0, -1.0]
   if augmentation.rotation_rad:
     root = _turn_root(turns[0], augmentation.rotation_rad)
     turns = np.concatenate([root[None], turns[1:]])
-  return turns.reshape(72)
+  return turns.reshape(-1)
+
+
+@functools.cache
+def _mirror_order(names: tuple[str, ...]) -> Int[np.ndarray, " j"]:
+  return joints.flip_permutation(names)
 
 
 def _turn_root(
@@ -285,22 +295,24 @@ def _released_view(
 
 
 def _joints_2d(
-  example: Example, places: np.ndarray, augmentation: Augmentation
-) -> Float[np.ndarray, "24 3"]:
+  example: Example, places: np.ndarray, augmentation: Augmentation, labels: LabelSet
+) -> Float[np.ndarray, "j 3"]:
   points = np.concatenate([places, example["joints_2d_px"][:, 2:]], axis=1)
-  return _finish(points, augmentation, bool(example["has_joints_2d"]))
+  return _finish(points, augmentation, bool(example["has_joints_2d"]), labels)
 
 
 def _joints_3d(
-  example: Example, augmentation: Augmentation
-) -> Float[np.ndarray, "24 4"]:
+  example: Example, augmentation: Augmentation, labels: LabelSet
+) -> Float[np.ndarray, "j 4"]:
   points = np.array(example["joints_3d_m"], np.float64)
   points[:, :2] = points[:, :2] @ _plane(augmentation).T
-  return _finish(points, augmentation, bool(example["has_joints_3d"]))
+  return _finish(points, augmentation, bool(example["has_joints_3d"]), labels)
 
 
-def _finish(points: np.ndarray, augmentation: Augmentation, known: bool) -> np.ndarray:
+def _finish(
+  points: np.ndarray, augmentation: Augmentation, known: bool, labels: LabelSet
+) -> np.ndarray:
   """Swaps left and right after a mirror; zeros where nothing is known."""
   if augmentation.flip:
-    points = points[_J24_FLIP]
+    points = points[_mirror_order(labels.joints)]
   return np.where(known & (points[:, -1:] > 0), points, 0.0).astype(np.float32)

@@ -17,22 +17,8 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from metro_jax.data import augment
-from metro_jax.data.schema import Batch, Example
-
-_SHAPES = {
-  "center_px": (2,),
-  "box_px": (),
-  "joints_2d_px": (24, 3),
-  "joints_3d_m": (24, 4),
-  "pose": (72,),
-  "shape": (10,),
-  "camera": (3,),
-  "has_joints_2d": (),
-  "has_joints_3d": (),
-  "has_mesh": (),
-}
-_MAY_BE_NAN = ("camera",)
+from metro_jax.data import augment, mixture, schema
+from metro_jax.data.schema import Batch, Example, LabelSet
 
 
 @runtime_checkable
@@ -72,12 +58,13 @@ def train_batches(
       is empty; from the iterator, naming the split, row and field of a bad example.
   """
   _expect_examples(source)
-  rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
+  rows = mixture.order(source, config.seed)
+  labels = schema.labels_of(config.body.model)
 
   def load(position: int) -> dict[str, Any]:
     rng = np.random.default_rng((config.seed, position))
     augmentation = augment.sample(rng, config.data.augment)
-    return _load(source, rows[position], augmentation, config.data)
+    return _load(source, int(rows[position]), augmentation, config.data, labels)
 
   size = config.train.batch_size
   local, position = _share("train.batch_size", size, process_index, process_count)
@@ -113,12 +100,13 @@ def eval_batches(
   """
   _expect_examples(source)
   count = min(len(source), max_examples or len(source))
+  labels = schema.labels_of(config.body.model)
 
   def load(position: int) -> dict[str, Any]:
     if position >= count:
-      return _padding(config.data.image_px)
+      return _padding(config.data.image_px, labels)
     row = position * len(source) // count
-    return _load(source, row, augment.identity(), config.data)
+    return _load(source, row, augment.identity(), config.data, labels)
 
   size = config.eval.batch_size
   local, position = _share("eval.batch_size", size, process_index, process_count)
@@ -174,73 +162,50 @@ def restored_step(saved: dict[str, Any], source: Source, config: ConfigDict) -> 
   return int(saved["step"])
 
 
-def check_example(example: Example) -> None:
-  """Checks that an example holds what `schema.Example` says, except for its pixels.
-
-  Args:
-    example: As a builder made it or a source read it.
-
-  Raises:
-    ValueError: Naming the field, what was expected and what came.
-  """
-  missing = [name for name in ("key", "image", *_SHAPES) if name not in example]
-  if missing:
-    raise ValueError(f"expected the field {missing[0]}, got {sorted(example)}")
-  for name, shape in _SHAPES.items():
-    value = np.asarray(example[name])
-    if value.shape != shape:
-      raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
-    if value.dtype.kind not in "fiub":
-      raise ValueError(f"{name}: expected numbers, got {value.dtype}")
-    if name not in _MAY_BE_NAN and not np.isfinite(value).all():
-      raise ValueError(f"{name}: expected finite numbers, got {_first_bad(value)}")
-  for name in ("joints_2d_px", "joints_3d_m"):
-    confidence = np.asarray(example[name])[:, -1]
-    if confidence.min() < 0 or confidence.max() > 1:
-      worst = confidence[np.argmax(np.abs(confidence - 0.5))]
-      raise ValueError(f"{name}: expected confidences 0 to 1, got {worst}")
-  if example["box_px"] <= 0:
-    raise ValueError(f"box_px: expected a positive side, got {example['box_px']}")
-
-
-def _first_bad(value: np.ndarray) -> str:
-  place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-  return f"{value[place]} at {list(place)}"
-
-
 def _load(
-  source: Source, row: int, augmentation: augment.Augmentation, data: ConfigDict
+  source: Source,
+  row: int,
+  augmentation: augment.Augmentation,
+  data: ConfigDict,
+  labels: LabelSet,
 ) -> dict[str, Any]:
   """Reads, checks and augments a row; any failure names the row."""
   where = f"{source.name} row {row}"
   try:
     example = source[row]
     where += f" ({_text(example['key'])})" if "key" in example else ""
-    check_example(example)
-    fields = augment.apply(example, augmentation, data.image_px, data.crop)
+    schema.check_example(example, labels)
+    crop = (data.image_px, data.crop, labels)
+    fields = augment.apply(example, augmentation, *crop)
   except (ValueError, RuntimeError, OSError, LookupError) as error:
     raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
-  return fields | {"valid": np.bool_(True), "index": np.int32(row)}
+  return fields | {
+    "valid": np.bool_(True),
+    "index": np.int32(row),
+    "dataset": np.int32(mixture.part(source, row)),
+  }
 
 
 def _text(key: str | bytes) -> str:
   return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
 
 
-def _padding(crop_px: int) -> dict[str, Any]:
-  no = np.bool_(False)
+def _padding(crop_px: int, labels: LabelSet) -> dict[str, Any]:
+  no, count = np.bool_(False), len(labels.joints)
   return {
     "image": np.zeros((crop_px, crop_px, 3), np.uint8),
     "color_gain": np.ones(3, np.float32),
-    "joints_2d": np.zeros((24, 3), np.float32),
-    "joints_3d_m": np.zeros((24, 4), np.float32),
-    "pose": np.zeros(72, np.float32),
-    "shape": np.zeros(10, np.float32),
+    "joints_2d": np.zeros((count, 3), np.float32),
+    "joints_3d_m": np.zeros((count, 4), np.float32),
+    "pose": np.zeros(3 * len(labels.tree), np.float32),
+    "shape": np.zeros(schema.SHAPES, np.float32),
+    "gender": np.int32(0),
     "has_joints_2d": no,
     "has_joints_3d": no,
     "has_mesh": no,
     "valid": no,
     "index": np.int32(-1),
+    "dataset": np.int32(-1),
   }
 
 

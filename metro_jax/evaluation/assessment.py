@@ -65,7 +65,7 @@ def assess(
   cache = workdir / FOLDER / MEAN_MESH_FILE
   mean_mesh_m = evaluator.mean_mesh(train_source, geometry.body, cache)
   baseline = evaluator.mean_mesh_baseline(mean_mesh_m, geometry, batches(), total)
-  protocol = protocols.for_dataset(config.data.dataset)
+  protocol = protocols.for_dataset(source.name, config)
   return Assessment(split, results, baseline, protocol)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from metro_jax.body import body_model, joints
+from metro_jax.body import body_model
 from metro_jax.data.schema import Batch
 from metro_jax.evaluation import metrics
 from metro_jax.training import losses
@@ -30,8 +30,8 @@ class Evaluation(NamedTuple):
     errors: Per metric, millimetres an example (b,); NaN where it does not count.
     camera: (b, 3) s, tx, ty.
     vertices: (b, v, 3) the full mesh as predicted, metres.
-    regressed_joints: (b, 14, 3) the J14 of that mesh, same frame.
-    joints: (b, 14, 3) the J14 that the network gives directly.
+    regressed_joints: (b, j, 3) the J14 of that mesh or the hand's 21, same frame.
+    joints: (b, j, 3) the same joints as the network gives them directly.
   """
 
   totals: dict[str, dict[str, Array]]
@@ -48,8 +48,9 @@ EvalStep = Callable[[dict[str, Any], Batch, Geometry], Evaluation]
 def make_eval_step(model: nn.Module) -> EvalStep:
   """The step of one device, to be mapped over `AXIS`.
 
-  Joints are the J14 regressed from the predicted full mesh. MPJPE compares them from
-  the mid-hip, MPVPE compares meshes from their own H36M pelvis, PA-MPJPE aligns.
+  Joints are the J14, or the hand's 21, regressed from the predicted full mesh. MPJPE
+  compares them from the mid-hip or wrist, MPVPE compares meshes from their own H36M
+  pelvis or wrist, PA-MPJPE aligns.
 
   Args:
     model: The network.
@@ -68,10 +69,11 @@ def make_eval_step(model: nn.Module) -> EvalStep:
     prediction = at_least_float32(prediction)
     vertices = prediction.vertices[-1]
     targets = make_targets(batch, geometry)
-    joint_set = h36m_joints(vertices, geometry)
-    regressed = joint_set[:, joints.J14_FROM_H36M]
-    centred = vertices - joint_set[:, joints.PELVIS][:, None]
-    errors = body_errors(centred, regressed, targets)
+    with jax.default_matmul_precision("highest"):
+      regressed = body_model.regress_joints(geometry.joint_regressor, vertices)
+      root = body_model.regress_joints(geometry.root_regressor, vertices)
+    kind = "wrist" if geometry.body.is_hand else "hips"
+    errors = mesh_errors(vertices - root, regressed, targets, kind)
     counted = {
       "mpvpe_mm": targets.has_mesh,
       "mpjpe_mm": targets.has_joints_3d,
@@ -90,21 +92,15 @@ def make_eval_step(model: nn.Module) -> EvalStep:
   return step
 
 
-def h36m_joints(vertices: Array, geometry: Geometry) -> Array:
-  """The 17 joints of full meshes (b, v, 3)."""
-  with jax.default_matmul_precision("highest"):
-    return body_model.regress_joints(geometry.body.regressors["h36m"], vertices)
-
-
-def body_errors(
-  vertices: Array, joints_14: Array, targets: losses.Targets
+def mesh_errors(
+  vertices: Array, regressed: Array, targets: losses.Targets, root: str = "hips"
 ) -> dict[str, Array]:
-  """The three errors of full meshes from their pelvis and of J14 in any origin."""
+  """The three errors of full meshes from their root and of joints in any origin."""
   true_joints = targets.joints_3d[..., :3]
   return {
     "mpvpe_mm": metrics.mpvpe_mm(vertices, targets.vertices[-1]),
     "mpjpe_mm": metrics.mpjpe_mm(
-      metrics.from_hips(joints_14), metrics.from_hips(true_joints)
+      losses.from_root(regressed, root), losses.from_root(true_joints, root)
     ),
-    "pa_mpjpe_mm": metrics.pa_mpjpe_mm(joints_14, true_joints),
+    "pa_mpjpe_mm": metrics.pa_mpjpe_mm(regressed, true_joints),
   }

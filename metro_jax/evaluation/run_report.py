@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from metro_jax.evaluation import protocols, runs
+from metro_jax.evaluation import metrics, protocols, runs
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
 from metro_jax.training import checkpoint, logs
@@ -47,7 +47,7 @@ def write(
   """
   lines = logs.read_metrics(workdir)
   page = report.Report(
-    title=f"METRO on {config.data.dataset}: {config.model.backbone}",
+    title=f"METRO on {' + '.join(config.data.train)}: {config.model.backbone}",
     summary=(
       f"{assessment.results.examples:,} {assessment.split} examples, after step "
       f"{step:,} of {config.train.num_steps:,}."
@@ -75,12 +75,12 @@ def error_rows(assessment: Assessment) -> list[report.ErrorRow]:
   """The network's errors beside the baseline's, as the report shows them."""
   return [
     report.ErrorRow(
-      title,
-      meaning,
+      protocols.METRICS[name].title,
+      protocols.METRICS[name].meaning,
       assessment.results.means_mm[name],
       assessment.baseline.means_mm[name],
     )
-    for name, (title, meaning) in protocols.METRICS.items()
+    for name in metrics.NAMES
   ]
 
 
@@ -93,13 +93,12 @@ def curves(
     lines: Of `logs.read_metrics`.
     baseline_mm: Errors to draw as dashed lines.
   """
-  metrics = protocols.METRICS
+  titles = {name: protocols.METRICS[name].title for name in metrics.NAMES}
   levels = [
     charts.Level(f"{title} of the mean mesh", baseline_mm[name], title)
-    for name, (title, _) in metrics.items()
+    for name, title in titles.items()
   ]
   train, validation = _group(lines, "train"), _group(lines, "validation")
-  titles = {name: title for name, (title, _) in metrics.items()}
   speed = {"images_per_second": "images/s"}
   return [
     charts.Chart("Training loss", "L1 loss", _curves(train, LOSS_TERMS), log=True),

@@ -18,6 +18,7 @@ class Network(NamedTuple):
   body: BodyModel
   levels: MeshLevels
   template: Template
+  gendered: tuple[BodyModel, ...] = ()  # male and female, where errors are theirs
 
 
 def build(config: ConfigDict) -> Network:
@@ -34,6 +35,7 @@ def build(config: ConfigDict) -> Network:
     body=body,
     levels=levels,
     template=template.make_template(body, levels),
+    gendered=_load_gendered(config),
   )
 
 
@@ -44,3 +46,10 @@ def _load(config: ConfigDict) -> tuple[BodyModel, MeshLevels]:
   if config.model == "mano":
     return smpl_files.load_mano("right", config.assets_dir)
   return humanoid.load(), humanoid.load_levels()
+
+
+def _load_gendered(config: ConfigDict) -> tuple[BodyModel, ...]:
+  if config.eval.ground_truth != "gendered":
+    return ()
+  load, folder = smpl_files.load_smpl, config.body.assets_dir
+  return tuple(load(gender, folder).body for gender in ("male", "female"))

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Float, Real
 from ml_collections import ConfigDict
 
-from metro_jax.body import body_model, joints
+from metro_jax.body import body_model, hand, joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
@@ -39,28 +39,45 @@ class Geometry(NamedTuple):
     template: The network's queries.
     level_rows: Per mesh level, coarse to fine, which vertices of the full mesh it
       keeps.
-    joint_regressor: The J14 from the full mesh.
+    joint_regressor: The network's joints, 14 or a hand's 21, from the full mesh.
+    root_regressor: What a predicted mesh is centred on: its H36M pelvis or wrist.
+    gendered: The male and the female body where truth is theirs, otherwise none.
   """
 
   body: BodyModel
   template: Template
   level_rows: tuple[Any, ...]
   joint_regressor: Any
+  root_regressor: Any
+  gendered: tuple[BodyModel, ...] = ()
 
 
 TrainStep = Callable[[TrainState, Batch, Geometry], tuple[TrainState, dict[str, Array]]]
 
 
-def make_geometry(body: BodyModel, levels: MeshLevels, template: Template) -> Geometry:
+def make_geometry(
+  body: BodyModel,
+  levels: MeshLevels,
+  template: Template,
+  gendered: tuple[BodyModel, ...] = (),
+) -> Geometry:
   """Gathers what the steps need of a body; NumPy in, NumPy out."""
   rows = [np.arange(len(body.template), dtype=np.int32)]
   for kept in levels.select:
     rows.append(rows[-1][kept])
+  if body.is_hand:
+    regressor = body.regressors["hand21"]
+    kept, root = np.arange(len(joints.HAND21)), joints.WRIST
+  else:
+    regressor = body.regressors["h36m"]
+    kept, root = joints.J14_FROM_H36M, joints.PELVIS
   return Geometry(
     body=body,
     template=template,
     level_rows=tuple(reversed(rows)),
-    joint_regressor=body.regressors["h36m"][joints.J14_FROM_H36M],
+    joint_regressor=regressor[kept],
+    root_regressor=regressor[root : root + 1],
+    gendered=gendered,
   )
 
 
@@ -93,7 +110,7 @@ def make_train_step(
       )
       terms = losses.compute(
         prediction,
-        make_targets(batch, geometry),
+        make_targets(batch, geometry, config.loss.recipe == "released"),
         geometry.joint_regressor,
         config.loss,
         AXIS,
@@ -177,30 +194,53 @@ def normalize_images(
   return (pixels - mean) / jnp.asarray(IMAGENET_STD, pixels.dtype)
 
 
-def make_targets(batch: Batch, geometry: Geometry) -> losses.Targets:
-  """Labels of a batch in the network's terms: posed meshes and the J14.
+def make_targets(
+  batch: Batch, geometry: Geometry, released: bool = False
+) -> losses.Targets:
+  """Labels of a batch in the network's terms: posed meshes, and its joints.
 
   Args:
     batch: One device's examples.
     geometry: The body's arrays.
+    released: Whether a hand's 3D joints are those of its mesh where there is one, as
+      in the released code (run_metro_handmesh.py).
 
   Returns:
-    Meshes of every level with the H36M pelvis of the full mesh at the origin; an
-    example that is not `valid` has no label and no 2D confidence.
+    Meshes of every level with the H36M pelvis of the full mesh, or the hand's wrist,
+    at the origin; an example that is not `valid` has no label and no 2D confidence.
   """
   with jax.default_matmul_precision("highest"):
-    vertices = body_model.pose_body(geometry.body, batch.pose, batch.shape).vertices
-    regressor = geometry.body.regressors["h36m"][joints.PELVIS : joints.PELVIS + 1]
-    vertices -= body_model.regress_joints(regressor, vertices)
-  joints_2d = batch.joints_2d[:, joints.J14_FROM_J24]
+    posed = _posed(batch, geometry)
+    vertices, joints_3d, joints_2d = posed.vertices, batch.joints_3d_m, batch.joints_2d
+    if geometry.body.is_hand:
+      of_mesh = hand.joints21(posed)
+      root = of_mesh[:, joints.WRIST : joints.WRIST + 1]
+      if released:
+        certain = jnp.pad(of_mesh, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+        joints_3d = jnp.where(batch.has_mesh[:, None, None], certain, joints_3d)
+    else:
+      root = body_model.regress_joints(geometry.root_regressor, vertices)
+      joints_3d = joints_3d[:, joints.J14_FROM_J24]
+      joints_2d = joints_2d[:, joints.J14_FROM_J24]
+    vertices = vertices - root
   return losses.Targets(
     vertices=tuple(vertices[:, rows] for rows in geometry.level_rows),
-    joints_3d=batch.joints_3d_m[:, joints.J14_FROM_J24],
+    joints_3d=joints_3d,
     joints_2d=joints_2d * batch.valid[:, None, None],
     has_mesh=batch.has_mesh & batch.valid,
     has_joints_3d=batch.has_joints_3d & batch.valid,
     has_joints_2d=batch.has_joints_2d & batch.valid,
   )
+
+
+def _posed(batch: Batch, geometry: Geometry) -> body_model.PosedBody:
+  """The labelled meshes, each of its own gender where the geometry has them."""
+  posed = body_model.pose_body(geometry.body, batch.pose, batch.shape)
+  for gender, body in enumerate(geometry.gendered, 1):
+    other = body_model.pose_body(body, batch.pose, batch.shape)
+    chosen = (batch.gender == gender)[:, None, None]
+    posed = jax.tree.map(lambda a, b: jnp.where(chosen, b, a), posed, other)  # noqa: B023
+  return posed
 
 
 def at_least_float32(tree: Any) -> Any:

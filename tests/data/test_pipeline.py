@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metro_jax import config as base
-from metro_jax.data import augment, pipeline
+from metro_jax.data import augment, mixture, pipeline
 
 IMAGE_PX = 32
 
@@ -85,12 +85,48 @@ def concatenate(batches):
 def test_a_batch_is_as_the_schema_says():
   (batch,) = train(Source(7), 1)
   kinds = {name: value.dtype for name, value in vars(batch).items()}
-  assert kinds.pop("image") == np.uint8 and kinds.pop("index") == np.int32
+  assert kinds.pop("image") == np.uint8
+  for name in ("index", "dataset", "gender"):
+    assert kinds.pop(name) == np.int32
   for name in ("has_joints_2d", "has_joints_3d", "has_mesh", "valid"):
     assert kinds.pop(name) == np.bool_
   assert set(kinds.values()) == {np.dtype(np.float32)}
   assert batch.image.shape == (6, IMAGE_PX, IMAGE_PX, 3)
   assert batch.valid.all()
+
+
+def test_hands_go_the_same_way():
+  config = make_config()
+  config.body.model = "mano"
+  config.data.augment.flip_probability = 0.0
+  source = Source(7)
+  rng = np.random.default_rng(0)
+  for row in range(7):
+    source.examples[row] |= {
+      "joints_2d_px": np.ones((21, 3)),
+      "joints_3d_m": np.ones((21, 4)),
+      "pose": rng.normal(0, 0.3, 48).astype(np.float32),
+    }
+  (batch,) = train(source, 1, config)
+  assert batch.joints_2d.shape == (6, 21, 3)
+  assert batch.joints_3d_m.shape == (6, 21, 4)
+  assert batch.pose.shape == (6, 48)
+  rest = np.array([source.examples[row]["pose"][3:] for row in batch.index])
+  np.testing.assert_array_equal(batch.pose[:, 3:], rest * batch.has_mesh[:, None])
+  padded = evaluate(source, config)[-1]
+  assert padded.joints_2d.shape == (6, 21, 3) and not padded.valid[-1]
+  with pytest.raises(ValueError, match=r"row 0 .* expected shape \(21, 3\)"):
+    evaluate(Source(1), config)
+
+
+def test_an_example_knows_its_dataset_in_a_mixture():
+  mixed = mixture.Mixture([Source(4), Source(5)], (1, 2))
+  batches = train(mixed, 4)
+  for batch in batches:
+    np.testing.assert_array_equal(batch.dataset, batch.index >= 4)
+    assert batch.dataset.sum() == 4  # of 6: two thirds
+  whole = evaluate(mixed)
+  assert [int(i) for b in whole for i in b.dataset] == [0] * 4 + [1] * 5 + [-1] * 3
 
 
 def test_every_epoch_shows_every_example_once_in_another_order():

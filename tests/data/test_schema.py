@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metro_jax.body import joints
-from metro_jax.data import pipeline, schema
+from metro_jax.data import schema
 
 
 def fields(count):
@@ -22,6 +22,8 @@ def fields(count):
     "has_mesh": np.ones(count, bool),
     "valid": np.ones(count, bool),
     "index": np.arange(count, dtype=np.int32),
+    "dataset": np.zeros(count, np.int32),
+    "gender": np.zeros(count, np.int32),
   }
 
 
@@ -35,7 +37,7 @@ def test_a_batch_is_a_pytree_of_its_fields():
 @pytest.mark.parametrize(
   ("name", "wrong"),
   [
-    ("pose", np.zeros((4, 71), np.float32)),
+    ("joints_3d_m", np.zeros((4, 23, 4), np.float32)),  # 2D joints are 24
     ("pose", np.zeros((5, 72), np.float32)),  # another batch size
     ("image", np.zeros((4, 8, 8, 3), np.float32)),
     ("valid", np.ones(4, np.float32)),
@@ -47,5 +49,47 @@ def test_shapes_and_kinds_are_checked_in_tests(name, wrong):
 
 
 def test_the_pipeline_checks_every_field_of_an_example():
-  checked = {"key", "image", *pipeline._SHAPES}
-  assert checked == set(schema.Example.__annotations__)
+  checked = {"key", "image", *schema.example_shapes(schema.BODY)}
+  assert checked == schema.Example.__required_keys__
+
+
+def test_labels_that_a_source_lacks_are_zeros_with_their_flag_off():
+  made = schema.make_example(schema.HAND, "a/1", b"jpeg", [3, 4], 5)
+  assert made["joints_2d_px"].shape == (21, 3) and made["pose"].shape == (48,)
+  assert not any(made[name] for name in made if name.startswith("has_"))
+  assert np.isnan(made["camera"]).all() and made["gender"] == 0
+  full = schema.make_example(
+    schema.BODY,
+    "b/2",
+    b"jpeg",
+    [3, 4],
+    5,
+    joints_3d_m=np.ones((24, 4)),
+    pose=np.ones(72),
+    shape=np.ones(10),
+    gender="female",
+    group="walking",
+  )
+  assert full["has_joints_3d"] and full["has_mesh"] and not full["has_joints_2d"]
+  assert full["gender"] == 2 and full["group"] == "walking"
+  assert full["pose"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"joints_2d_px": np.zeros((21, 3))}, r"joints_2d_px: expected shape \(24, 3\)"),
+    ({"joints_2d_px": "none"}, "joints_2d_px: expected numbers"),
+    ({"joints_2d_px": np.full((24, 3), 1e300)}, "joints_2d_px: expected finite"),
+    ({"joints_3d_m": np.full((24, 4), 2)}, "joints_3d_m: expected confidences 0 to 1"),
+    ({"pose": np.zeros(72)}, "shape: expected pose and shape together"),
+    ({"gender": "other"}, "gender: expected one of neutral, male, female"),
+    ({"box_px": 0}, "box_px: expected a positive side"),
+    ({"box_px": float("nan")}, "box_px: expected finite"),
+    ({"center_px": [1]}, r"center_px: expected shape \(2,\)"),
+  ],
+)
+def test_an_example_that_cannot_be_is_refused(wrong, message):
+  fields = {"key": "a", "image": b"jpeg", "center_px": [3, 4], "box_px": 5} | wrong
+  with pytest.raises(ValueError, match=message):
+    schema.make_example(schema.BODY, **fields)

@@ -47,6 +47,7 @@ GEOMETRY = Geometry(
   template=np.zeros(3, np.float32),
   level_rows=(np.arange(VERTICES, dtype=np.int32),),
   joint_regressor=BODY.regressors["h36m"][joints.J14_FROM_H36M],
+  root_regressor=BODY.regressors["h36m"][:1],
 )
 MESHES_M = floats(256, VERTICES, 3)
 POSE, SHAPE = 0.3 * floats(EXAMPLES, 72), floats(EXAMPLES, 10)
@@ -87,6 +88,8 @@ def batches(size):
       has_mesh=HAS_MESH[rows],
       valid=valid,
       index=np.where(valid, rows, -1).astype(np.int32),
+      dataset=np.zeros(len(rows), np.int32),
+      gender=np.zeros(len(rows), np.int32),
     )
 
 

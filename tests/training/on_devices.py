@@ -116,6 +116,8 @@ def make_batch(seed: int, valid: int = EXAMPLES) -> Batch:
     has_mesh=np.arange(n) % 3 == 0,
     valid=np.arange(n) < valid,
     index=np.arange(n),
+    dataset=np.zeros(n, np.int32),
+    gender=np.zeros(n, np.int32),
   )
 
 

@@ -49,7 +49,7 @@ def test_donating_a_replicated_state_leaves_the_original_and_saved_copies_alone(
   def add(x, batch, geometry):
     return x + batch.sum() + geometry.joint_regressor.sum()
 
-  geometry = step.Geometry(None, None, (), np.ones(1, np.float32))
+  geometry = step.Geometry(None, None, (), np.ones(1, np.float32), None)
   mapped = parallel.map_step(add, geometry, donate=True)
   first = parallel.replicate(on_device)
   saved = parallel.unreplicate(first)

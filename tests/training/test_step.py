@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from metro_jax.body import joints
+from metro_jax.body import hand, joints, template
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
@@ -193,8 +193,8 @@ def small_geometry() -> step.Geometry:
   select_ = (np.array([3, 1, 0], np.int32), np.array([2, 0], np.int32))
   faces = (body.faces,) * 3
   levels = MeshLevels((4, 3, 2), select_, (), (), faces)
-  template = Template(np.zeros((14, 3), np.float32), np.zeros((2, 3), np.float32))
-  return step.make_geometry(body, levels, template)
+  queries = Template(np.zeros((14, 3), np.float32), np.zeros((2, 3), np.float32))
+  return step.make_geometry(body, levels, queries)
 
 
 def small_targets() -> tuple[Batch, losses.Targets]:
@@ -219,6 +219,8 @@ def small_targets() -> tuple[Batch, losses.Targets]:
     has_mesh=np.array([False, True, True]),
     valid=np.array([True, True, False]),
     index=np.arange(3),
+    dataset=np.zeros(3, np.int32),
+    gender=np.zeros(3, np.int32),
   )
   return batch, step.make_targets(batch, small_geometry())
 
@@ -243,3 +245,82 @@ def test_target_joints_are_the_j14_and_padding_has_no_labels():
   np.testing.assert_array_equal(targets.has_mesh, [False, True, False])
   np.testing.assert_array_equal(targets.has_joints_3d, [True, True, False])
   np.testing.assert_array_equal(targets.has_joints_2d, [True, False, False])
+
+
+def hand_geometry() -> step.Geometry:
+  """A hand whose joints are vertices of its own: joint i of the tree is vertex i."""
+  rng = np.random.default_rng(1)
+  count = 778
+  pick = np.eye(count, dtype=np.float32)
+  body = BodyModel(
+    template=rng.normal(size=(count, 3)).astype(np.float32),
+    shape_directions=np.zeros((count, 3, 10), np.float32),
+    pose_directions=None,
+    joint_regressor=pick[:16],
+    skin_weights=np.eye(16, dtype=np.float32)[np.zeros(count, int)],
+    regressors={"hand21": hand.regressor(pick[:16])},
+    faces=np.array([[0, 1, 2]], np.int32),
+    parents=joints.MANO16_PARENTS,
+    name="points",
+  )
+  levels = MeshLevels((count, 2), (np.array([5, 7], np.int32),), (), (), (body.faces,))
+  return step.make_geometry(body, levels, template.make_template(body, levels))
+
+
+def hand_batch() -> Batch:
+  rng = np.random.default_rng(2)
+  return Batch(
+    image=np.zeros((2, 2, 2, 3), np.uint8),
+    color_gain=np.ones((2, 3), np.float32),
+    joints_2d=rng.uniform(size=(2, 21, 3)).astype(np.float32),
+    joints_3d_m=rng.uniform(size=(2, 21, 4)).astype(np.float32),
+    pose=np.zeros((2, 48), np.float32),
+    shape=np.zeros((2, 10), np.float32),
+    gender=np.zeros(2, np.int32),
+    has_joints_2d=np.ones(2, bool),
+    has_joints_3d=np.ones(2, bool),
+    has_mesh=np.array([True, False]),
+    valid=np.ones(2, bool),
+    index=np.arange(2),
+    dataset=np.zeros(2, np.int32),
+  )
+
+
+def test_a_hands_targets_are_its_21_joints_and_meshes_from_the_wrist():
+  geometry, batch = hand_geometry(), hand_batch()
+  targets = step.make_targets(batch, geometry)
+  centred = geometry.body.template - geometry.body.template[0]
+  np.testing.assert_allclose(targets.vertices[1][0], centred, atol=1e-6)
+  np.testing.assert_allclose(targets.vertices[0][0], centred[[5, 7]], atol=1e-6)
+  np.testing.assert_array_equal(targets.joints_3d, batch.joints_3d_m)
+  np.testing.assert_array_equal(targets.joints_2d, batch.joints_2d)
+  assert geometry.joint_regressor.shape == (21, 778)
+  np.testing.assert_array_equal(np.flatnonzero(geometry.root_regressor[0]), [0])
+
+
+def test_the_released_hand_takes_its_joints_from_the_mesh_where_there_is_one():
+  geometry, batch = hand_geometry(), hand_batch()
+  got = step.make_targets(batch, geometry, released=True).joints_3d
+  middle_tip = geometry.body.template[444]
+  row = joints.HAND21.index("Middle_4")
+  np.testing.assert_allclose(got[0, row], [*middle_tip, 1], atol=1e-6)
+  np.testing.assert_array_equal(got[1], batch.joints_3d_m[1])
+
+
+def test_meshes_of_a_gender_are_posed_with_its_body():
+  batch, _ = small_targets()
+  geometry = small_geometry()
+  bodies = [
+    geometry.body.replace(template=factor * geometry.body.template) for factor in (3, 5)
+  ]
+  batch = batch.replace(gender=np.array([0, 2, 1], np.int32))
+  plain = step.make_targets(batch, geometry)
+  got = step.make_targets(batch, geometry._replace(gendered=tuple(bodies)))
+  shaped = step.make_targets(batch, geometry._replace(body=bodies[1]))
+  male = step.make_targets(batch, geometry._replace(body=bodies[0]))
+  for level in range(3):
+    mine = got.vertices[level]
+    np.testing.assert_allclose(mine[0], plain.vertices[level][0], atol=1e-6)
+    np.testing.assert_allclose(mine[1], shaped.vertices[level][1], atol=1e-6)
+    np.testing.assert_allclose(mine[2], male.vertices[level][2], atol=1e-6)
+    assert np.abs(mine[1] - plain.vertices[level][1]).max() > 0.1

@@ -111,6 +111,8 @@ def make_batch(goldens: dict[str, np.ndarray]) -> Batch:
     has_mesh=goldens["in/has_smpl"] == 1,
     valid=np.ones(2, bool),
     index=np.arange(2),
+    dataset=np.zeros(2, np.int32),
+    gender=np.zeros(2, np.int32),
   )
 
 

@@ -1,0 +1,384 @@
+"""Prepared datasets under DATA_DIR/name/split, made once from any reader.
+
+`build` writes shards in parallel (shards.py) into a folder beside the dataset and gives
+it its name when all is there: an interrupted build goes on with the shards that are
+missing. Rows that are bad are left out and named in `refused.tsv`; too many stop the
+build. What tensorflow-datasets writes would open the same, at a tenth of the speed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+import tqdm
+
+from metro_jax import files
+from metro_jax.data.builders import records, shards
+from metro_jax.data.builders.shards import Refused, Report, Shard
+from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
+from metro_jax.data.readers.formats import expect_local
+from metro_jax.data.readers.reader import Reader
+
+VERSION = "1.0.0"
+SUMMARY_FILE = "summary.json"
+REFUSED_FILE = "refused.tsv"
+_INFO_FILE = "dataset_info.json"
+_NAME = re.compile(r"[A-Za-z0-9]\w*")
+_SHARD_ROWS = 2_000  # at least; about a second's work of one process
+_MOST_SHARDS = 128
+_NAMED_ROWS = 3  # that the error of too many refused rows quotes
+
+
+class Summary(NamedTuple):
+  """What a build read, kept and refused."""
+
+  name: str
+  split: str
+  labels: str  # "body" or "hand"
+  source: str  # the reader's name
+  rows: int
+  kept: int
+  refused: int
+  joints_2d: int  # kept rows with 2D joints
+  joints_3d: int
+  mesh: int
+  bytes: int
+  fingerprint: str  # of the reader; a source that changed is other data
+
+
+def folder_of(data_dir: pathlib.Path, name: str, split: str) -> pathlib.Path:
+  """Where a dataset's split is or will be."""
+  return data_dir / name / split / VERSION
+
+
+def is_built(data_dir: pathlib.Path, name: str, split: str) -> bool:
+  """Whether a dataset's split is there, whole."""
+  return (folder_of(data_dir, name, split) / _INFO_FILE).exists()
+
+
+def open_split(data_dir: pathlib.Path, name: str, split: str) -> SplitSource:
+  """Opens a split that was built.
+
+  Args:
+    data_dir: Where prepared datasets live.
+    name: Of the dataset.
+    split: Of the dataset.
+
+  Returns:
+    Its examples by row.
+
+  Raises:
+    FileNotFoundError: If it was not built, with the command that does.
+    ValueError: If it is damaged, naming the folder and what to do.
+  """
+  expect_local(data_dir)
+  folder = folder_of(data_dir, name, split)
+  if not is_built(data_dir, name, split):
+    raise FileNotFoundError(
+      f"dataset {name}/{split}: expected it in {folder}, got nothing; make it with "
+      f"python -m metro_jax.prepare --name={name} --split={split} "
+      f"--data_dir={data_dir} --format=FORMAT --source=PATH"
+    )
+  where = f"dataset {name}/{split} in {folder}"
+  try:
+    summary = _read_summary(folder)
+    builder = tfds.builder_from_directory(folder)
+    labels = records.labels_of(builder.info.features.shape)
+    stored = next(iter(builder.info.splits))
+  except Exception as error:  # whatever a damaged description does
+    raise ValueError(f"{where}: {first_line(error)}; {REMEDY}") from error
+  if labels is None:
+    raise ValueError(f"{where}: expected labels of bodies or hands; {REMEDY}")
+  return SplitSource(
+    builder,
+    stored,
+    rows=summary.kept,
+    labels=labels,
+    name=f"{name}/{split}",
+    where=where,
+  )
+
+
+def build(
+  reader: Reader,
+  data_dir: pathlib.Path,
+  name: str,
+  split: str,
+  workers: int = 0,
+  max_refused: float = 0.01,
+  shard_rows: int = 0,
+) -> Summary:
+  """Builds a split, or goes on with an interrupted build, or finds it built.
+
+  Args:
+    reader: Of the rows.
+    data_dir: Where prepared datasets live.
+    name: What to call the dataset; letters, digits and _.
+    split: What to call the split.
+    workers: Reading processes; 0 means one a core.
+    max_refused: Largest share of rows that may be bad.
+    shard_rows: Rows of a file; 0 chooses.
+
+  Raises:
+    ValueError: If too many rows are bad, naming the first few and the file that names
+      all, or if the folder holds other data.
+    OSError: If the disk is full, naming the folder and the space needed.
+    RuntimeError: If a reading process fails.
+  """
+  expect_names(data_dir, name, split)
+  if not 0 <= max_refused <= 1:
+    raise ValueError(f"--max_refused: expected a share 0 to 1, got {max_refused}")
+  folder = folder_of(data_dir, name, split)
+  partial = folder.with_name(f"{VERSION}.partial")
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.alone(folder.with_name(f"{VERSION}.lock"), f"builds {folder}"):
+      fingerprint = _fingerprint(reader)
+      if is_built(data_dir, name, split):
+        return _expect_same(folder, fingerprint)
+      planned = _plan(partial, fingerprint, name, split, len(reader), shard_rows)
+      workers = workers or len(os.sched_getaffinity(0))
+      progress = _Progress(partial, len(reader), max_refused, f"{name}/{split}")
+      progress.run(reader, planned, workers)
+      summary = progress.summary(reader, name, split, fingerprint)
+      _finish(partial, reader, planned, progress, summary)
+      partial.rename(folder)
+      return summary
+  except Exception as error:
+    if not files.means_full_disk(error):
+      raise
+    raise _full_disk(folder, partial) from error
+
+
+def expect_names(data_dir: pathlib.Path, name: str, split: str) -> None:
+  """Checks what a dataset is to be called and where it goes.
+
+  Raises:
+    ValueError: If a name is not made of letters, digits and _, or the folder is of a
+      bucket.
+  """
+  expect_local(data_dir)
+  for what, text in (("name", name), ("split", split)):
+    if not _NAME.fullmatch(text):
+      raise ValueError(f"--{what}: expected letters, digits and _, got {text!r}")
+
+
+def _fingerprint(reader: Reader) -> str:
+  digest = hashlib.sha256(pickle.dumps(reader))
+  digest.update(repr((reader.name, len(reader), reader.labels.name)).encode())
+  return digest.hexdigest()[:16]
+
+
+def _read_summary(folder: pathlib.Path) -> Summary:
+  found = json.loads((folder / SUMMARY_FILE).read_text())
+  return Summary(**{field: found[field] for field in Summary._fields})
+
+
+def _expect_same(folder: pathlib.Path, fingerprint: str) -> Summary:
+  try:
+    summary = _read_summary(folder)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{folder}: {first_line(error)}; {REMEDY}") from error
+  if summary.fingerprint != fingerprint:
+    raise ValueError(
+      f"{folder}: holds a dataset of other or older files ({summary.source}); "
+      f"{REMEDY}, or choose another --name"
+    )
+  return summary
+
+
+def _plan(
+  partial: pathlib.Path,
+  fingerprint: str,
+  name: str,
+  split: str,
+  rows: int,
+  shard_rows: int,
+) -> list[Shard]:
+  """The shards; those of an interrupted build of other data go."""
+  if rows == 0:
+    raise ValueError(f"dataset {name}/{split}: expected rows, got none")
+  shard_rows = shard_rows or max(_SHARD_ROWS, -(-rows // _MOST_SHARDS))
+  plan = json.dumps([fingerprint, rows, shard_rows])
+  plan_file = partial / "plan.json"
+  if partial.exists() and (not plan_file.exists() or plan_file.read_text() != plan):
+    shutil.rmtree(partial)
+  partial.mkdir(exist_ok=True)
+  with files.replacing(plan_file) as hidden:
+    hidden.write_text(plan)
+  return shards.plan(_stored_name(name), split, rows, shard_rows)
+
+
+def _stored_name(name: str) -> str:
+  """tensorflow-datasets wants a letter first."""
+  return name if name[0].isalpha() else f"data_{name}"
+
+
+class _Progress:
+  """The shards that are done, the rows that were refused, and the bar."""
+
+  def __init__(self, folder: pathlib.Path, rows: int, max_refused: float, title: str):
+    self._folder, self._rows, self._title = folder, rows, title
+    self._share = max_refused
+    self._most = int(max_refused * rows)
+    self._lock = threading.Lock()
+    self.reports: dict[Shard, Report] = {}
+
+  @property
+  def refused(self) -> list[Refused]:
+    """In order."""
+    return sorted(r for report in self.reports.values() for r in report.refused)
+
+  def run(self, reader: Reader, planned: Sequence[Shard], workers: int) -> None:
+    """Writes the shards that are not there.
+
+    Raises:
+      ValueError: If too many rows are bad.
+    """
+    found = {shard: shards.read_report(self._folder, shard) for shard in planned}
+    self.reports = {shard: report for shard, report in found.items() if report}
+    self._expect_few(self.refused)
+    missing = [shard for shard in planned if shard not in self.reports]
+    left = sum(shard.end - shard.first for shard in missing)
+    start = time.monotonic()
+    with tqdm.tqdm(
+      total=self._rows,
+      initial=self._rows - left,
+      unit=" rows",
+      desc=self._title,
+      disable=not sys.stderr.isatty(),
+    ) as bar:
+      self._write(reader, missing, workers, bar)
+    rate = left / max(time.monotonic() - start, 1e-9)
+    print(f"{self._title}: read {left:,} of {self._rows:,} rows, {rate:,.0f} a second")
+
+  def _write(
+    self, reader: Reader, missing: Sequence[Shard], workers: int, bar: tqdm.tqdm
+  ) -> None:
+    def done(shard: Shard, report: Report) -> None:
+      with self._lock:
+        self.reports[shard] = report
+        bar.set_postfix(refused=len(self.refused), refresh=False)
+        self._expect_few(self.refused)
+
+    try:
+      if missing:
+        shards.write_all(
+          reader, self._folder, missing, workers, self._most, done, bar.update
+        )
+    except shards.TooManyRefused as error:
+      self._expect_few(sorted([*self.refused, *error.refused]))
+
+  def _expect_few(self, refused: Sequence[Refused]) -> None:
+    if len(refused) <= self._most:
+      return
+    path = self._folder / REFUSED_FILE
+    write_refused(path, refused)
+    named = "; ".join(f"{r.where}: {r.reason}" for r in refused[:_NAMED_ROWS])
+    raise ValueError(
+      f"{self._title}: {len(refused):,} of {self._rows:,} rows are bad so far, more "
+      f"than --max_refused={self._share:g} allows: {named}; all are in {path}"
+    )
+
+  def summary(self, reader: Reader, name: str, split: str, fingerprint: str) -> Summary:
+    """Adds up the shards."""
+    reports = self.reports.values()
+    labelled = {
+      label: sum(report.labelled[label] for report in reports)
+      for label in ("has_joints_2d", "has_joints_3d", "has_mesh")
+    }
+    return Summary(
+      name=name,
+      split=split,
+      labels=reader.labels.name,
+      source=reader.name,
+      rows=self._rows,
+      kept=sum(report.kept for report in reports),
+      refused=len(self.refused),
+      joints_2d=labelled["has_joints_2d"],
+      joints_3d=labelled["has_joints_3d"],
+      mesh=labelled["has_mesh"],
+      bytes=sum(report.bytes for report in reports),
+      fingerprint=fingerprint,
+    )
+
+
+def write_refused(path: pathlib.Path, refused: Sequence[Refused]) -> None:
+  """Writes the rows that were refused: file and row, reason."""
+  with files.replacing(path) as hidden, open(hidden, "w") as file:
+    for row in refused:
+      where, reason = (text.replace("\t", " ") for text in (row.where, row.reason))
+      file.write(f"{where}\t{reason}\n")
+
+
+def _finish(
+  partial: pathlib.Path,
+  reader: Reader,
+  planned: Sequence[Shard],
+  progress: _Progress,
+  summary: Summary,
+) -> None:
+  """Writes what describes the shards."""
+  if summary.kept == 0:
+    raise ValueError(f"dataset {summary.name}/{summary.split}: no row was kept")
+  lengths = [progress.reports[shard].kept for shard in planned]
+  write_refused(partial / REFUSED_FILE, progress.refused)
+  described = json.dumps(summary._asdict(), indent=2)
+  (partial / SUMMARY_FILE).write_text(f"{described}\n")
+  _write_info(partial, records.features(reader.labels), summary, lengths)
+  shards.remove_reports(partial)
+  (partial / "plan.json").unlink()
+
+
+def _write_info(
+  folder: pathlib.Path, features: Any, summary: Summary, lengths: list[int]
+) -> None:
+  """Describes the files as tensorflow-datasets does, for `builder_from_directory`."""
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name=_stored_name(summary.name),
+    version=tfds.core.Version(VERSION),
+    data_dir=os.fspath(folder),
+    module_name="",
+  )
+  info = tfds.core.DatasetInfo(
+    builder=identity,
+    features=features,
+    description=f"{summary.name}/{summary.split}, from {summary.source}",
+    disable_shuffling=True,
+  )
+  info.set_file_format("array_record")
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder,
+    dataset_name=_stored_name(summary.name),
+    split=summary.split,
+    filetype_suffix="array_record",
+  )
+  split = tfds.core.SplitInfo(
+    name=summary.split,
+    shard_lengths=lengths,
+    num_bytes=summary.bytes,
+    filename_template=template,
+  )
+  info.set_splits(tfds.core.splits.SplitDict([split]))
+  info.write_to_directory(folder)
+
+
+def _full_disk(folder: pathlib.Path, partial: pathlib.Path) -> OSError:
+  written = sum(f.stat().st_size for f in partial.glob("*")) if partial.exists() else 0
+  free = shutil.disk_usage(folder.parent).free
+  return OSError(
+    errno.ENOSPC,
+    f"{folder}: the disk is full after {written / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
+    "are free; make room or set --data_dir, then go on with the same command",
+  )
