@@ -6,6 +6,8 @@ misspelt key fails at once, and `validate` checks what a type cannot, before any
 device starts.
 """
 
+from collections.abc import Callable, Mapping
+
 import ml_collections
 from ml_collections import ConfigDict
 
@@ -109,6 +111,8 @@ def _model() -> ConfigDict:
   c.camera_hidden_width = 250
   c.camera_init = "torch"  # or "unit": start from a crop 2 m wide
   c.upsampling_init = "torch"  # or "barycentric": start from the mesh's geometry
+  c.remat = False  # compute encoder layers twice instead of keeping what is in them
+  c.batch_norm_group = 0  # neighbouring devices that share statistics; 0 means all
   c.compute_dtype = "float32"  # or "bfloat16"; parameters and outputs stay float32
   return c
 
@@ -135,6 +139,8 @@ def _optimizer() -> ConfigDict:
   c.beta2 = 0.999
   c.frozen = ()  # modules that keep their first weights, such as "backbone"
   c.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
+  c.accumulate = 1  # parts in which a device takes its share of a batch, in turn
+  c.ema_decay = 0.0  # of averaged parameters, which are then evaluated; 0 keeps none
   return c
 
 
@@ -161,6 +167,44 @@ def _eval() -> ConfigDict:
   c.tta_flip = False  # bodies only: each view also mirrored
   c.ground_truth = "neutral"  # bodies of true meshes; or "gendered", as labelled
   return c
+
+
+def apply_variants(
+  config: ConfigDict,
+  variants: str,
+  where: str,
+  own: Mapping[str, Callable[[ConfigDict], None]] | None = None,
+) -> ConfigDict:
+  """Makes the changes that "--config=configs/x.py:VARIANTS" names.
+
+  Args:
+    config: To change.
+    variants: Names joined by commas; "" changes nothing. "hrnet_w64" is the paper's
+      best backbone, "released" the released code's losses and crops.
+    where: The config file, for the error.
+    own: Further variants of that file.
+
+  Returns:
+    The same config.
+
+  Raises:
+    ValueError: If there is no such variant.
+  """
+  known = {"hrnet_w64": _hrnet_w64, "released": _released, **(own or {})}
+  for name in filter(None, variants.split(",")):
+    if name not in known:
+      raise ValueError(f"{where}: expected some of {', '.join(known)}, got {name!r}")
+    known[name](config)
+  return config
+
+
+def _hrnet_w64(config: ConfigDict) -> None:
+  config.model.backbone = "hrnet_w64"
+
+
+def _released(config: ConfigDict) -> None:
+  config.loss.recipe = "released"
+  config.data.crop = "released"
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -216,7 +260,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "data.synthetic.validation_examples data.synthetic.test_examples "
     "model.backbone_width model.num_layers model.num_heads model.max_positions "
     "model.camera_hidden_width model.init_std model.position_std model.output_std "
-    "optimizer.learning_rate train.batch_size "
+    "optimizer.learning_rate optimizer.accumulate train.batch_size "
     "train.num_steps train.log_every train.validate_every train.checkpoint_every "
     "train.keep_best eval.batch_size"
   )
@@ -227,15 +271,15 @@ def _validate_ranges(config: ConfigDict) -> None:
     "data.synthetic.share_2d_only data.synthetic.occluder_probability "
     "data.synthetic.clutter "
     "data.augment.rotation_probability data.augment.flip_probability "
-    "model.dropout model.mask_fraction optimizer.decay_at"
+    "model.dropout model.mask_fraction optimizer.decay_at optimizer.ema_decay"
   )
   for key in shares.split():
     value = get(config, key)
     _expect(0 <= value <= 1, key, "a share between 0 and 1", value)
   not_negative = (
     "data.synthetic.workers data.augment.scale_std data.augment.rotation_std_deg "
-    "data.augment.color_gain optimizer.warmup_steps optimizer.clip_norm "
-    "eval.max_examples train.pictures loss.vertices loss.joints "
+    "data.augment.color_gain model.batch_norm_group optimizer.warmup_steps "
+    "optimizer.clip_norm eval.max_examples train.pictures loss.vertices loss.joints "
     "loss.regressed_joints loss.projection"
   )
   for key in not_negative.split():
@@ -243,6 +287,15 @@ def _validate_ranges(config: ConfigDict) -> None:
     _expect(value >= 0, key, "zero or more", value)
   px = config.data.image_px
   _expect(px % 32 == 0, "data.image_px", "a multiple of 32", px)
+  decay = config.optimizer.ema_decay
+  _expect(decay < 1, "optimizer.ema_decay", "less than 1", decay)
+  batch, parts = config.train.batch_size, config.optimizer.accumulate
+  _expect(
+    batch % parts == 0,
+    "train.batch_size",
+    f"a multiple of optimizer.accumulate ({parts})",
+    batch,
+  )
 
 
 def get(config: ConfigDict, key: str) -> float | int:

@@ -15,6 +15,29 @@ def test_every_config_file_passes_its_own_checks(path):
   base.validate(runpy.run_path(str(path))["get_config"]())
 
 
+@pytest.mark.parametrize(
+  ("file", "variants"),
+  [
+    ("h36m", "hrnet_w64"),
+    ("h36m", "released,eval"),
+    ("pw3d", "gendered,released"),
+    ("freihand", "hrnet_w64,released"),
+  ],
+)
+def test_variants_join_and_pass_their_checks(file, variants):
+  path = next(path for path in CONFIGS if path.stem == file)
+  make = runpy.run_path(str(path))["get_config"]
+  config, plain = make(variants), make()
+  base.validate(config)
+  assert (config.model.backbone == "hrnet_w64") is ("hrnet_w64" in variants)
+  assert (config.loss.recipe == "released") is ("released" in variants)
+  assert plain.model.backbone == "resnet50" and plain.loss.recipe == "paper"
+  with pytest.raises(
+    ValueError, match=rf"configs/{file}\.py: expected .* got 'resnet'"
+  ):
+    make("resnet")
+
+
 def test_a_misspelt_key_is_refused_and_the_nearest_one_named():
   config = base.get_config()
   with pytest.raises(AttributeError, match="learning_rate"):
@@ -55,7 +78,7 @@ def test_a_hand_has_its_wrist_for_root_and_is_never_mirrored():
   config.body.model = "mano"
   config.body.levels = (778, 195)
   config.loss.vertex_levels = (1.0, 1.0)
-  with pytest.raises(ValueError, match="loss.root: expected 'wrist' of a hand"):
+  with pytest.raises(ValueError, match=r"loss.root: expected 'wrist' of a hand"):
     base.validate(config)
   config.loss.root = "wrist"
   with pytest.raises(ValueError, match=r"flip_probability: expected 0 of a hand"):

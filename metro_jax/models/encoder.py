@@ -32,6 +32,8 @@ class Encoder(nn.Module):
     init_std: Deviation of the first weights.
     position_std: Deviation of the first position embeddings.
     output_std: Deviation of the first weights that give the last block's output.
+    remat: Whether a layer's inner activations are computed again for its gradient
+      instead of kept.
     dtype: Type of the arithmetic; None follows the parameters. The last block's
       output is coordinates and never narrower than the parameters.
   """
@@ -46,6 +48,7 @@ class Encoder(nn.Module):
   init_std: float = 0.02
   position_std: float = 0.02
   output_std: float = 0.02
+  remat: bool = False
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -68,6 +71,7 @@ class Encoder(nn.Module):
         init_std=self.init_std,
         position_std=self.position_std,
         output_std=self.output_std if n == last else self.init_std,
+        remat=self.remat,
         dtype=self.dtype,
         output_dtype=None if n == last else self.dtype,
         output_precision=EXACT if n == last else None,
@@ -93,6 +97,7 @@ class EncoderBlock(nn.Module):
   init_std: float
   position_std: float
   output_std: float
+  remat: bool
   dtype: DTypeLike | None
   output_dtype: DTypeLike | None
   output_precision: jax.lax.Precision | None
@@ -113,8 +118,10 @@ class EncoderBlock(nn.Module):
     x += positions[: x.shape[1]].astype(x.dtype)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     self.sow("intermediates", "embed", x)
+    # `train`, the third argument of the call, decides what is computed.
+    layer = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
     for n in range(self.num_layers):
-      x = EncoderLayer(
+      x = layer(
         self.num_heads,
         self.feedforward_width,
         self.dropout,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from metro_jax.models.layers import BatchNorm, Conv
+from metro_jax.models.layers import Axis, BatchNorm, Conv
 from metro_jax.models.resnet import ResidualBlock
 
 # Channels of the finest map.
@@ -35,14 +35,14 @@ class HRNet(nn.Module):
     width: Channels of the finest map; each coarser map doubles them.
     stem_width: Channels of the first convolution, which scale the first stage and the
       head; HRNet's own are 64 for every width.
-    axis_name: The mapped axis over which BatchNorm shares statistics in training;
+    axis: The mapped axis over which BatchNorm shares statistics in training;
       None where there is no such axis.
     dtype: Type of the arithmetic; None follows the parameters.
   """
 
   width: int = 64
   stem_width: int = 64
-  axis_name: str | None = None
+  axis: Axis | None = None
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -53,7 +53,7 @@ class HRNet(nn.Module):
     for stage, modules in MODULES.items():
       maps = self._transition(maps, stage - 1, train)
       for n in range(modules):
-        exchange = Exchange(self.axis_name, self.dtype, name=f"stage{stage}_{n}")
+        exchange = Exchange(self.axis, self.dtype, name=f"stage{stage}_{n}")
         maps = exchange(maps, train)
       for n, x in enumerate(maps):
         self.sow("intermediates", f"stage{stage}_map{n}", x)
@@ -103,11 +103,11 @@ class HRNet(nn.Module):
     self, width: int, kernel: int, stride: int, name: str, use_bias: bool = False
   ) -> nn.Module:
     return NormalizedConv(
-      width, kernel, stride, self.axis_name, self.dtype, use_bias, name=name
+      width, kernel, stride, self.axis, self.dtype, use_bias, name=name
     )
 
   def _bottleneck(self, width: int, name: str) -> ResidualBlock:
-    return ResidualBlock(width, 1, True, self.axis_name, self.dtype, name=name)
+    return ResidualBlock(width, 1, True, self.axis, self.dtype, name=name)
 
 
 class Exchange(nn.Module):
@@ -118,7 +118,7 @@ class Exchange(nn.Module):
   stride 2 with a ReLU between each and the next.
   """
 
-  axis_name: str | None
+  axis: Axis | None
   dtype: DTypeLike | None
   blocks: int = BLOCKS
 
@@ -137,7 +137,7 @@ class Exchange(nn.Module):
         x.shape[-1],
         1,
         False,
-        self.axis_name,
+        self.axis,
         self.dtype,
         name=f"branches_{number}_{n}",
       )(x, train)
@@ -161,7 +161,7 @@ class Exchange(nn.Module):
     self, width: int, kernel: int, stride: int, relu: bool, name: str
   ) -> nn.Module:
     return NormalizedConv(
-      width, kernel, stride, self.axis_name, self.dtype, relu=relu, name=name
+      width, kernel, stride, self.axis, self.dtype, relu=relu, name=name
     )
 
 
@@ -171,7 +171,7 @@ class NormalizedConv(nn.Module):
   width: int
   kernel_size: int
   stride: int
-  axis_name: str | None
+  axis: Axis | None
   dtype: DTypeLike | None
   use_bias: bool = False
   relu: bool = True
@@ -183,7 +183,7 @@ class NormalizedConv(nn.Module):
     conv = Conv(
       self.width, self.kernel_size, self.stride, self.use_bias, self.dtype, name="conv"
     )
-    norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn")
+    norm = BatchNorm(axis=self.axis, dtype=self.dtype, name="bn")
     x = norm(conv(x), train)
     return nn.relu(x) if self.relu else x
 

@@ -6,7 +6,7 @@ which is how float64 works. Parameters and statistics are kept in float32.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -93,15 +93,50 @@ def _convolve_by_patches(
   return jnp.einsum("bhwp,pd->bhwd", patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
+class Axis(NamedTuple):
+  """The mapped axis of the devices that share statistics, all or in groups.
+
+  Attributes:
+    name: Of the axis.
+    group: So many neighbours share; 0 for all of them.
+  """
+
+  name: str
+  group: int = 0
+
+  def size(self) -> int:
+    """How many devices share.
+
+    Raises:
+      ValueError: If the groups do not divide the devices.
+    """
+    devices = jax.lax.axis_size(self.name)
+    if self.group and devices % self.group:
+      raise ValueError(
+        "config.model.batch_norm_group: expected a divisor of the "
+        f"{devices} devices, got {self.group}"
+      )
+    return self.group or devices
+
+  def mean(self, values: Any) -> Any:
+    """The mean of a tree of arrays over the devices that share."""
+    size, devices = self.size(), jax.lax.axis_size(self.name)
+    if size == devices:
+      return jax.lax.pmean(values, self.name)
+    starts = range(0, devices, size)
+    groups = [list(range(start, start + size)) for start in starts]
+    return jax.lax.pmean(values, self.name, axis_index_groups=groups)
+
+
 class BatchNorm(nn.Module):
   """y = (x - mean) / √(var + ε) · scale + bias, over batch and pixels.
 
-  In training the statistics are the batch's, of all devices along `axis_name`, and
+  In training the statistics are the batch's, of the devices that `axis` joins, and
   the running ones move a tenth towards them; like PyTorch's, the running variance
   takes the unbiased estimate, which Flax's own layer does not.
   """
 
-  axis_name: str | None = None
+  axis: Axis | None = None
   momentum: float = 0.9
   epsilon: float = 1e-5
   dtype: DTypeLike | None = None
@@ -122,10 +157,10 @@ class BatchNorm(nn.Module):
       y = _normalize(x, mean.value, jax.lax.rsqrt(var.value + self.epsilon))
       return (y * scale + bias).astype(out_dtype)
     # Outside of the mapped step, as in init, the axis does not exist.
-    axis_name = None if self.is_initializing() else self.axis_name
-    y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, axis_name)
+    axis = None if self.is_initializing() else self.axis
+    y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, axis)
     if not self.is_initializing():
-      count = x.size // c * (jax.lax.psum(1, axis_name) if axis_name else 1)
+      count = x.size // c * (axis.size() if axis else 1)
       unbiased = batch_var * (count / max(count - 1, 1))
       mean.value = self._moved(mean.value, batch_mean)
       var.value = self._moved(var.value, unbiased)
@@ -141,7 +176,7 @@ def batch_norm(
   scale: Float[Array, " c"],
   bias: Float[Array, " c"],
   epsilon: float,
-  axis_name: str | None,
+  axis: Axis | None,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
   """Normalises with the batch's own statistics.
 
@@ -154,33 +189,33 @@ def batch_norm(
     scale: Per channel.
     bias: Per channel.
     epsilon: Added to the variance.
-    axis_name: The mapped axis of the devices that share statistics, if any.
+    axis: The devices that share statistics, if any.
 
   Returns:
     The result, the mean and the biased variance; the last two pass no gradient.
 
   Source: Ioffe and Szegedy, "Batch Normalization", 2015, section 3.
   """
-  return _batch_norm_forward(x, scale, bias, epsilon, axis_name)[0]
+  return _batch_norm_forward(x, scale, bias, epsilon, axis)[0]
 
 
-def _batch_norm_forward(x, scale, bias, epsilon, axis_name):
-  mean = _mean(x, axis_name)
-  var = jnp.maximum(_mean(jnp.square(x), axis_name) - jnp.square(mean), 0)
+def _batch_norm_forward(x, scale, bias, epsilon, axis):
+  mean = _mean(x, axis)
+  var = jnp.maximum(_mean(jnp.square(x), axis) - jnp.square(mean), 0)
   inverse = jax.lax.rsqrt(var + epsilon)
   y = _normalize(x, mean, inverse) * scale + bias
   return (y, mean, var), (x, scale, mean, inverse)
 
 
-def _batch_norm_backward(epsilon, axis_name, saved, gradients):
+def _batch_norm_backward(epsilon, axis, saved, gradients):
   x, scale, mean, inverse = saved
   dy = gradients[0]
   normal = _normalize(x, mean, inverse)
   dbias, dscale = dy.sum((0, 1, 2)), (dy * normal).sum((0, 1, 2))
   count = x.size // x.shape[-1]
   mean_dy, mean_dy_normal = dbias / count, dscale / count
-  if axis_name:
-    mean_dy, mean_dy_normal = jax.lax.pmean((mean_dy, mean_dy_normal), axis_name)
+  if axis:
+    mean_dy, mean_dy_normal = axis.mean((mean_dy, mean_dy_normal))
   dx = (dy - mean_dy - normal * mean_dy_normal) * (scale * inverse)
   return dx, dscale, dbias
 
@@ -192,9 +227,9 @@ def _normalize(x: Array, mean: Array, inverse: Array) -> Array:
   return (x - mean) * inverse
 
 
-def _mean(x: Array, axis_name: str | None) -> Array:
+def _mean(x: Array, axis: Axis | None) -> Array:
   mean = x.mean((0, 1, 2))
-  return jax.lax.pmean(mean, axis_name) if axis_name else mean
+  return axis.mean(mean) if axis else mean
 
 
 class Mix(nn.Module):

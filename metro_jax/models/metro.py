@@ -23,7 +23,7 @@ from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models.encoder import Encoder
 from metro_jax.models.hrnet import WIDTHS, HRNet
-from metro_jax.models.layers import EXACT, Mix, torch_uniform
+from metro_jax.models.layers import EXACT, Axis, Mix, torch_uniform
 from metro_jax.models.resnet import ResNet
 
 AXIS = "data"  # of the devices that train together
@@ -183,8 +183,9 @@ def build(
       f"got {tuple(config.body.levels)}"
     )
   dtype = None if model.compute_dtype == "float32" else jnp.dtype(model.compute_dtype)
+  axis = Axis(axis_name, model.batch_norm_group) if axis_name else None
   return METRO(
-    backbone=_backbone(model, axis_name, dtype),
+    backbone=_backbone(model, axis, dtype),
     encoder=Encoder(
       tuple(model.hidden_widths),
       tuple(model.output_widths),
@@ -196,6 +197,7 @@ def build(
       init_std=model.init_std,
       position_std=model.position_std,
       output_std=model.output_std,
+      remat=model.remat,
       dtype=dtype,
     ),
     upsampled=counts[-2::-1],
@@ -209,12 +211,12 @@ def build(
 
 
 def _backbone(
-  model: ConfigDict, axis_name: str | None, dtype: DTypeLike | None
+  model: ConfigDict, axis: Axis | None, dtype: DTypeLike | None
 ) -> nn.Module:
   name, width = model.backbone, model.backbone_width
   if name in WIDTHS:
-    return HRNet(WIDTHS[name], width, axis_name, dtype)
-  return ResNet(name, width, axis_name, dtype)
+    return HRNet(WIDTHS[name], width, axis, dtype)
+  return ResNet(name, width, axis, dtype)
 
 
 def _upsampling_inits(name: str, levels: MeshLevels) -> tuple[Initializer, ...]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from metro_jax.models.layers import BatchNorm, Conv
+from metro_jax.models.layers import Axis, BatchNorm, Conv
 
 # Residual blocks a stage, and whether they are bottlenecks.
 VARIANTS = {
@@ -30,14 +30,14 @@ class ResNet(nn.Module):
   Attributes:
     variant: A name in `VARIANTS`.
     width: Channels of the first convolution; each stage doubles them.
-    axis_name: The mapped axis over which BatchNorm shares statistics in training;
+    axis: The mapped axis over which BatchNorm shares statistics in training;
       None where there is no such axis.
     dtype: Type of the arithmetic; None follows the parameters.
   """
 
   variant: str = "resnet50"
   width: int = 64
-  axis_name: str | None = None
+  axis: Axis | None = None
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
     self, images: Float[Array, "b h w 3"], train: bool = False
   ) -> Float[Array, "b gh gw c"]:
     sizes, bottleneck = VARIANTS[self.variant]
-    shared = {"axis_name": self.axis_name, "dtype": self.dtype}
+    shared = {"axis": self.axis, "dtype": self.dtype}
     x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images)
     self.sow("intermediates", "stem_conv", x)
     x = nn.relu(BatchNorm(**shared, name="bn1")(x, train))
@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
   width: int
   stride: int
   bottleneck: bool
-  axis_name: str | None
+  axis: Axis | None
   dtype: DTypeLike | None
 
   @nn.compact
@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
   ) -> Array:
     width, kernel, stride = layer
     x = Conv(width, kernel, stride, dtype=self.dtype, name=conv)(x)
-    return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=norm)(x, train)
+    return BatchNorm(axis=self.axis, dtype=self.dtype, name=norm)(x, train)
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:

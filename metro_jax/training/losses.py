@@ -67,15 +67,26 @@ class Targets:
   has_joints_2d: Bool[Array, " b"]
 
 
+class Counts(NamedTuple):
+  """Labelled examples: how many a device, the mean over all devices."""
+
+  mesh: Float[Array, ""]
+  joints_3d: Float[Array, ""]
+  joints_2d: Float[Array, ""]
+
+
 @flax.struct.dataclass
 class Losses:
-  """The weighted total and its terms before their weights, this device's share."""
+  """The weighted total and its terms before their weights, this device's share.
 
-  total: Float[Array, ""]
-  vertices: Float[Array, ""]
-  joints: Float[Array, ""]
-  regressed_joints: Float[Array, ""]
-  projection: Float[Array, ""]
+  Scalars; arrays where they are stacked over the parts of a batch.
+  """
+
+  total: Float[Array, "*parts"]
+  vertices: Float[Array, "*parts"]
+  joints: Float[Array, "*parts"]
+  regressed_joints: Float[Array, "*parts"]
+  projection: Float[Array, "*parts"]
 
 
 def compute(
@@ -84,11 +95,46 @@ def compute(
   joint_regressor: Float[Any, "j v"],
   config: ConfigDict,
   axis_name: str | None = None,
+  counts: Counts | None = None,
 ) -> Losses:
-  """The recipe that `config.recipe` names; `config` is the loss section."""
+  """The recipe that `config.recipe` names; `config` is the loss section.
+
+  Args:
+    prediction: The network's output, float32 or better.
+    targets: The labels.
+    joint_regressor: The same joints from the full mesh.
+    config: The loss section.
+    axis_name: The mapped axis of the devices, None outside a map.
+    counts: By which sums are divided, if the batch comes in parts; see `count`.
+  """
   if config.recipe == "released":
-    return released(prediction, targets, joint_regressor, axis_name, config.root)
-  return paper(prediction, targets, joint_regressor, config, axis_name)
+    root = config.root
+    return released(prediction, targets, joint_regressor, axis_name, root, counts)
+  return paper(prediction, targets, joint_regressor, config, axis_name, counts)
+
+
+def count(
+  has_mesh: Bool[Array, " b"],
+  has_joints_3d: Bool[Array, " b"],
+  has_joints_2d: Bool[Array, " b"],
+  axis_name: str | None = None,
+) -> Counts:
+  """The labelled examples of a batch; 1 where there are none, so that 0 / 1 = 0.
+
+  Args:
+    has_mesh: Which of this device's examples have vertices.
+    has_joints_3d: Which have 3D joints.
+    has_joints_2d: Which have 2D joints.
+    axis_name: The mapped axis of the devices, None outside a map.
+  """
+
+  def of(labelled: Array) -> Array:
+    number = labelled.sum().astype(jnp.promote_types(jnp.float32, float))
+    if axis_name is not None:
+      number = jax.lax.pmean(number, axis_name)
+    return jnp.where(number > 0, number, 1)
+
+  return Counts(of(has_mesh), of(has_joints_3d), of(has_joints_2d))
 
 
 def paper(
@@ -97,6 +143,7 @@ def paper(
   joint_regressor: Float[Any, "j v"],
   weights: ConfigDict,
   axis_name: str | None = None,
+  counts: Counts | None = None,
 ) -> Losses:
   """The paper's loss.
 
@@ -112,6 +159,7 @@ def paper(
     weights: `vertices`, `joints`, `regressed_joints`, `projection`, `vertex_levels`,
       the share of each mesh level, coarse to fine, and `root`, a key of `ROOTS`.
     axis_name: The mapped axis of the devices, None outside a map.
+    counts: As for `compute`.
 
   Returns:
     This device's share; its mean over the axis is the loss of the whole batch.
@@ -122,20 +170,23 @@ def paper(
     joint counts by its confidence. α asks for the label that the term needs: a mesh
     for L_V, 3D joints for L_J and L_J^reg.
   """
-  regressed = _regress(joint_regressor, prediction.vertices[-1])
+  regressed = regress(joint_regressor, prediction.vertices[-1])
+  counts = counts or _count(targets, axis_name)
 
   def joint_term(predicted: Array) -> Array:
     errors = _joint_errors(predicted, targets.joints_3d, jnp.abs, weights.root)
     errors = errors.sum(-1).mean(-1)
-    return _labelled_mean(errors, targets.has_joints_3d, axis_name)
+    return _labelled_mean(errors, targets.has_joints_3d, counts.joints_3d)
 
   def projection_term(points: Array) -> Array:
     predicted = camera.weak_perspective(points, prediction.camera)
     errors = _projection_errors(predicted, targets.joints_2d, jnp.abs)
-    return _labelled_mean(errors.sum(-1).mean(-1), targets.has_joints_2d, axis_name)
+    return _labelled_mean(
+      errors.sum(-1).mean(-1), targets.has_joints_2d, counts.joints_2d
+    )
 
   vertices = sum(
-    share * _labelled_mean(errors.sum(-1).mean(-1), targets.has_mesh, axis_name)
+    share * _labelled_mean(errors.sum(-1).mean(-1), targets.has_mesh, counts.mesh)
     for share, errors in zip(
       weights.vertex_levels, _vertex_errors(prediction, targets), strict=True
     )
@@ -157,6 +208,7 @@ def released(
   joint_regressor: Float[Any, "j v"],
   axis_name: str | None = None,
   root: str = "hips",
+  counts: Counts | None = None,
 ) -> Losses:
   """The released code's loss, the body's or the hand's.
 
@@ -174,6 +226,7 @@ def released(
     joint_regressor: The same joints from the full mesh.
     axis_name: The mapped axis of the devices, None outside a map.
     root: A key of `ROOTS`: "hips" for the body, "wrist" for the hand.
+    counts: As for `compute`.
 
   Returns:
     This device's share; its mean over the axis is the loss of the whole batch.
@@ -184,19 +237,20 @@ def released(
     unlabelled ones. On one device both agree.
   """
   weights = RELEASED[root]
-  regressed = _regress(joint_regressor, prediction.vertices[-1])
+  regressed = regress(joint_regressor, prediction.vertices[-1])
+  counts = counts or _count(targets, axis_name)
 
   def joint_term(predicted: Array) -> Array:
     errors = _joint_errors(predicted, targets.joints_3d, jnp.square, root)
     errors = errors.mean((-2, -1))
-    return _labelled_mean(errors, targets.has_joints_3d, axis_name)
+    return _labelled_mean(errors, targets.has_joints_3d, counts.joints_3d)
 
   def projection_term(points: Array) -> Array:
     predicted = camera.weak_perspective(points, prediction.camera)
     return _projection_errors(predicted, targets.joints_2d, jnp.square).mean()
 
   vertices = sum(
-    weights.level * _labelled_mean(errors.mean((-2, -1)), targets.has_mesh, axis_name)
+    weights.level * _labelled_mean(errors.mean((-2, -1)), targets.has_mesh, counts.mesh)
     for errors in _vertex_errors(prediction, targets)
   )
   direct, mesh = joint_term(prediction.joints), joint_term(regressed)
@@ -219,7 +273,10 @@ def from_root(points: Float[Array, "b j 3"], root: str) -> Float[Array, "b j 3"]
   return points - points[:, ROOTS[root]].mean(axis=1, keepdims=True)
 
 
-def _regress(regressor: Array, vertices: Array) -> Array:
+def regress(
+  regressor: Float[Any, "j v"], vertices: Float[Array, "b v 3"]
+) -> Float[Array, "b j 3"]:
+  """Joints of full meshes, exactly, whatever products default to."""
   with jax.default_matmul_precision("highest"):
     return body_model.regress_joints(regressor, vertices)
 
@@ -240,10 +297,12 @@ def _vertex_errors(prediction: Prediction, targets: Targets) -> list[Array]:
   return [jnp.abs(predicted - target) for predicted, target in pairs]
 
 
-def _labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Array:
-  """Mean over the labelled examples of all devices, this device's share; 0 if none."""
-  count = labelled.sum().astype(values.dtype)
-  if axis_name is not None:
-    count = jax.lax.pmean(count, axis_name)
-  total = jnp.where(labelled, values, 0).sum()
-  return total / jnp.where(count > 0, count, 1)
+def _count(targets: Targets, axis_name: str | None) -> Counts:
+  return count(
+    targets.has_mesh, targets.has_joints_3d, targets.has_joints_2d, axis_name
+  )
+
+
+def _labelled_mean(values: Array, labelled: Array, number: Array) -> Array:
+  """This device's share of the mean over the labelled examples of all devices."""
+  return jnp.where(labelled, values, 0).sum() / number.astype(values.dtype)

@@ -24,6 +24,7 @@ class TrainState:
     step: Updates made so far, int32.
     key: Raw data of the run's PRNG key, uint32; never changes, every step folds its
       number in.
+    ema: Averaged parameters, where the config asks for them; otherwise {}.
   """
 
   params: Tree
@@ -31,11 +32,12 @@ class TrainState:
   opt_state: Tree
   step: Any
   key: Any
+  ema: Tree = flax.struct.field(default_factory=dict)
 
   @property
   def variables(self) -> dict[str, Tree]:
-    """What the network needs to run: params and batch_stats."""
-    return {"params": self.params, "batch_stats": self.batch_stats}
+    """What to evaluate: params, averaged where there are such, and batch_stats."""
+    return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
 
 
 def create(
@@ -44,6 +46,7 @@ def create(
   template: Template,
   image_px: int,
   seed: int,
+  averaged: bool = False,
 ) -> TrainState:
   """A fresh state, drawn from the seed.
 
@@ -53,15 +56,31 @@ def create(
     template: The network's queries.
     image_px: Side of its square input.
     seed: The run's.
+    averaged: Whether it keeps averaged parameters.
 
   Returns:
     Arrays on the default device.
   """
 
   def make(key: jax.Array) -> TrainState:
-    return _make(model, optimizer, template, image_px, key)
+    return _make(model, optimizer, template, image_px, key, averaged)
 
   return jax.jit(make, compiler_options=_quick())(jax.random.key(seed))
+
+
+def shapes(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  template: Template,
+  image_px: int,
+  averaged: bool = False,
+) -> TrainState:
+  """What `create` makes, as `jax.ShapeDtypeStruct`s; allocates nothing."""
+
+  def make(key: jax.Array) -> TrainState:
+    return _make(model, optimizer, template, image_px, key, averaged)
+
+  return jax.eval_shape(make, jax.random.key(0))
 
 
 def variable_shapes(model: nn.Module, template: Template, image_px: int) -> Tree:
@@ -90,6 +109,7 @@ def _make(
   template: Template,
   image_px: int,
   key: jax.Array,
+  averaged: bool,
 ) -> TrainState:
   init_key, run_key = jax.random.split(key)
   variables = _variables(model, template, image_px, init_key)
@@ -98,6 +118,7 @@ def _make(
     opt_state=optimizer.init(variables["params"]),
     step=jnp.zeros((), jnp.int32),
     key=jax.random.key_data(run_key),
+    ema=jax.tree.map(jnp.array, variables["params"]) if averaged else {},
   )
 
 
@@ -113,4 +134,9 @@ def _quick() -> dict[str, int | bool] | None:
 
 def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:
   """A fresh run's state that starts from given weights."""
-  return state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+  params = variables["params"]
+  return state.replace(
+    params=params,
+    batch_stats=variables["batch_stats"],
+    ema=jax.tree.map(jnp.array, params) if state.ema else {},
+  )

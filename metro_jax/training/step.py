@@ -89,6 +89,10 @@ def make_train_step(
   Its randomness follows from the run's key, the step's number and the device's place
   on the axis, so that a resumed run goes on as if it had not stopped.
 
+  With `optimizer.accumulate` above 1 a device takes its examples in so many parts, one
+  after another. Loss and gradient are those of the whole batch, except that BatchNorm
+  sees one part of every device at a time.
+
   Args:
     model: The network.
     optimizer: What turns the mean gradient into an update.
@@ -96,29 +100,30 @@ def make_train_step(
 
   Returns:
     step(state, batch, geometry) -> (state, metrics), to be mapped over `AXIS`. The
-    metrics are "loss", its unweighted terms and "gradient_norm", of the whole batch.
+    metrics are "loss", its unweighted terms and "gradient_norm", of the whole batch;
+    of a mixture also "datasets", see `by_dataset`.
   """
+  frozen, parts = tuple(config.optimizer.frozen), config.optimizer.accumulate
 
   def step(
     state: TrainState, batch: Batch, geometry: Geometry
-  ) -> tuple[TrainState, dict[str, Array]]:
-    def loss(params: Any) -> tuple[Array, tuple[losses.Losses, Any]]:
-      params = {**state.params, **params}
-      variables = {"params": params, "batch_stats": state.batch_stats}
-      prediction, stats = _forward(
-        model, variables, batch, geometry, step_key(state), config.model.mask_fraction
-      )
-      terms = losses.compute(
-        prediction,
-        make_targets(batch, geometry, config.loss.recipe == "released"),
-        geometry.joint_regressor,
-        config.loss,
-        AXIS,
-      )
-      return terms.total, (terms, stats)
+  ) -> tuple[TrainState, dict[str, Any]]:
+    params, counts = trained(state.params, frozen), _count(batch, parts)
 
-    params = trained(state.params, tuple(config.optimizer.frozen))
-    gradient, (terms, stats) = jax.grad(loss, has_aux=True)(params)
+    def part_gradient(stats: Any, part: Batch, key: Array) -> tuple[Any, Any]:
+      def loss(params: Any) -> tuple[Array, Any]:
+        variables = {"params": {**state.params, **params}, "batch_stats": stats}
+        return _loss(model, variables, part, geometry, key, counts, config)
+
+      return jax.grad(loss, has_aux=True)(params)
+
+    key = step_key(state)
+    if parts == 1:
+      gradient, (terms, stats, groups) = part_gradient(state.batch_stats, batch, key)
+    else:
+      gradient, (terms, stats, groups) = _in_parts(
+        part_gradient, state.batch_stats, batch, key, parts
+      )
     gradient, terms, stats = jax.lax.pmean((gradient, terms, stats), AXIS)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     state = state.replace(
@@ -127,9 +132,115 @@ def make_train_step(
       opt_state=opt_state,
       step=state.step + 1,
     )
-    return state, _metrics(terms, gradient)
+    state = state.replace(ema=_averaged(state, config.optimizer.ema_decay))
+    return state, _metrics(terms, gradient) | jax.lax.psum(groups, AXIS)
 
   return step
+
+
+def _loss(
+  model: nn.Module,
+  variables: dict[str, Any],
+  batch: Batch,
+  geometry: Geometry,
+  key: Array,
+  counts: losses.Counts,
+  config: ConfigDict,
+) -> tuple[Array, Any]:
+  """The total, and with it the terms, BatchNorm's statistics and sums by dataset."""
+  prediction, stats = _forward(
+    model, variables, batch, geometry, key, config.model.mask_fraction
+  )
+  targets = make_targets(batch, geometry, config.loss.recipe == "released")
+  regressor = geometry.joint_regressor
+  terms = losses.compute(prediction, targets, regressor, config.loss, AXIS, counts)
+  groups = {}
+  if len(config.data.train) > 1:
+    groups["datasets"] = by_dataset(prediction, targets, batch, regressor, config)
+  return terms.total, (terms, stats, jax.lax.stop_gradient(groups))
+
+
+def _count(batch: Batch, parts: int) -> losses.Counts:
+  """The labelled examples of a part of a device's batch, on average."""
+  flags = (batch.has_mesh, batch.has_joints_3d, batch.has_joints_2d)
+  counts = losses.count(*(flag & batch.valid for flag in flags), AXIS)
+  return losses.Counts(*(number / parts for number in counts))
+
+
+def _in_parts(
+  part_gradient: Callable[..., Any], stats: Any, batch: Batch, key: Array, parts: int
+) -> tuple[Any, Any]:
+  """The mean gradient and terms over the parts; statistics go from part to part."""
+  leaves, structure = jax.tree.flatten(batch)
+  size = len(leaves[0])
+  if size % parts:
+    raise ValueError(
+      f"config.optimizer.accumulate: expected a divisor of the {size} examples of a "
+      f"device, got {parts}"
+    )
+  leaves = [x.reshape(parts, size // parts, *x.shape[1:]) for x in leaves]
+
+  def one(stats: Any, part: Any) -> tuple[Any, Any]:
+    number, leaves = part
+    examples = jax.tree.unflatten(structure, leaves)
+    part_key = jax.random.fold_in(key, number)
+    gradient, (terms, stats, groups) = part_gradient(stats, examples, part_key)
+    return stats, (gradient, terms, groups)
+
+  stats, stacked = jax.lax.scan(one, stats, (jnp.arange(parts), leaves))
+  gradient, terms = jax.tree.map(lambda x: x.mean(0), stacked[:2])
+  return gradient, (terms, stats, jax.tree.map(lambda x: x.sum(0), stacked[2]))
+
+
+def _averaged(state: TrainState, decay: float) -> Any:
+  """The averaged parameters after an update; {} without a decay.
+
+  ē ← d ē + (1 - d) p, with d = min(decay, (1 + t) / (10 + t)) after t updates, so
+  that the first weights are soon forgotten.
+  """
+  if not decay:
+    return state.ema
+  t = state.step.astype(jnp.float32)
+  rate = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+  return jax.tree.map(lambda e, p: e + rate * (p - e), state.ema, state.params)
+
+
+def by_dataset(
+  prediction: Prediction,
+  targets: losses.Targets,
+  batch: Batch,
+  joint_regressor: Array,
+  config: ConfigDict,
+) -> dict[str, Float[Array, " d"]]:
+  """Sums over a device's examples of each of the d datasets of a mixture.
+
+  Returns:
+    "loss" of single examples and how many there are, "examples"; "mpjpe_mm" of the
+    regressed joints from the root, and how many have 3D labels, "labelled".
+  """
+
+  leaves, structure = jax.tree.flatten((prediction, targets))
+  certain = losses.Counts(*[jnp.ones(())] * 3)
+
+  def of_one(leaves: list[Array]) -> Array:
+    one = jax.tree.unflatten(structure, [x[None] for x in leaves])
+    return losses.compute(*one, joint_regressor, config.loss, None, certain).total
+
+  loss = jax.vmap(of_one)(leaves)
+  regressed = losses.regress(joint_regressor, prediction.vertices[-1])
+  gap = losses.from_root(regressed, config.loss.root) - losses.from_root(
+    targets.joints_3d[..., :3], config.loss.root
+  )
+  error = 1000 * jnp.linalg.norm(gap, axis=-1).mean(-1)
+  belongs = batch.dataset[:, None] == jnp.arange(len(config.data.train))
+  belongs &= batch.valid[:, None]
+  labelled = belongs & targets.has_joints_3d[:, None]
+  return {
+    "loss": jnp.where(belongs, loss[:, None], 0).sum(0),
+    "examples": belongs.sum(0).astype(loss.dtype),
+    "mpjpe_mm": jnp.where(labelled, error[:, None], 0).sum(0),
+    "labelled": labelled.sum(0).astype(loss.dtype),
+  }
 
 
 def step_key(state: TrainState) -> Array:

@@ -74,7 +74,7 @@ def test_batch_norm_over_an_axis_equals_one_large_batch():
     return (weights * layers.batch_norm(x, scale, bias, 1e-5, None)[0] ** 2).sum()
 
   def on_shards(x, weights):  # vmap names the axis as pmap does
-    y, mean, _ = layers.batch_norm(x, scale, bias, 1e-5, "data")
+    y, mean, _ = layers.batch_norm(x, scale, bias, 1e-5, layers.Axis("data"))
     return (weights * y**2).sum(), mean
 
   shards = X.reshape(2, 2, *X.shape[1:]), weights.reshape(2, 2, *X.shape[1:])

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from metro_jax import config as base
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models import metro
 from metro_jax.weights import torch_metro
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 fill_value = runpy.run_path(str(GOLDENS / "fill_rule.py"))["fill_value"]
 COUNTS = {"body": (6890, 1723, 431), "hand": (778, 195)}
@@ -43,16 +43,11 @@ NOISE_FACTOR_F32 = 10
 def build(network: str) -> metro.METRO:
   """The paper's body network, or its hand network: the same class."""
   kind, backbone = network.split("_")
-  config = base.get_config()
+  preset = {"body": "h36m.py", "hand": "freihand.py"}[kind]
+  config = runpy.run_path(str(CONFIGS / preset))["get_config"]()
+  assert tuple(config.body.levels) == COUNTS[kind]
   config.model.backbone = backbone.replace("-", "_")
-  config.body.levels = COUNTS[kind]
   config.model.dropout = 0.0  # the goldens are without
-  if kind == "hand":
-    config.model.hidden_widths = (1024, 256, 64)
-    config.model.feedforward_widths = (4096, 1024, 256)
-    config.model.token_source = "pooled"
-    config.model.camera_tokens = "all"
-    config.model.camera_hidden_width = 150
   levels = MeshLevels(COUNTS[kind], (), (), (), ())
   return metro.build(config, levels, axis_name=None)
 

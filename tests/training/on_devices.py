@@ -25,6 +25,7 @@ from metro_jax.body.template import make_template
 from metro_jax.data.schema import Batch
 from metro_jax.evaluation import metrics
 from metro_jax.evaluation.eval_step import make_eval_step
+from metro_jax.models import layers
 from metro_jax.models.metro import Prediction
 from metro_jax.training import optimizer, parallel, state, step
 from metro_jax.training.checkpoint import Checkpoints
@@ -225,6 +226,28 @@ def moved() -> dict[str, np.ndarray]:
   return {f"moved/{key}": value for key, value in (found | failed).items()}
 
 
+def statistics_in_groups() -> dict[str, np.ndarray]:
+  """BatchNorm whose statistics are shared by pairs of devices, and its gradient."""
+  rng = np.random.default_rng(5)
+  devices = jax.local_device_count()
+  x, weights = rng.normal(size=(2, devices, 3, 2, 2, 4))
+  scale, bias = np.arange(1.0, 5), np.ones(4)
+
+  def loss(x, weights):
+    axis = layers.Axis("data", 2)
+    y, mean, _ = layers.batch_norm(x, scale, bias, 1e-5, axis)
+    return (weights * y**2).sum(), (y, mean)
+
+  gradient = jax.grad(loss, has_aux=True)
+  dx, (y, mean) = jax.pmap(gradient, axis_name="data")(x, weights)
+  made = {"x": x, "weights": weights, "y": y, "mean": mean, "dx": dx}
+  try:
+    jax.pmap(lambda x: layers.Axis("data", 3).mean(x), axis_name="data")(x)
+  except ValueError as error:
+    made["refused"] = np.array(str(error))
+  return {f"groups/{key}": np.asarray(value) for key, value in made.items()}
+
+
 def named(prefix: str, tree) -> dict[str, np.ndarray]:
   """Arrays by path."""
   pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -240,6 +263,7 @@ def main(output: pathlib.Path) -> None:
   if jax.local_device_count() > 1:
     found |= several_steps(output.with_suffix(".checkpoints"))
     found |= moved()
+    found |= statistics_in_groups()
   np.savez(output, **found)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -130,6 +131,27 @@ def test_evaluation_errors_equal_numpy_on_the_predicted_meshes(runs, monkeypatch
   centred = vertices - all_joints[:, :1]
   mpvpe = np.linalg.norm(centred - true, axis=-1).mean(-1) * 1000
   np.testing.assert_allclose(found["['errors']['mpvpe_mm']"][:11:3], mpvpe[:11:3])
+
+
+def test_pairs_of_devices_share_batch_norms_statistics_and_no_others(runs):
+  found = select(runs[8], "groups/")
+  assert found["refused"] == (
+    "config.model.batch_norm_group: expected a divisor of the 8 devices, got 3"
+  )
+
+  def of_a_pair(x, weights):
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = (x - mean) / jnp.sqrt(var + 1e-5) * np.arange(1.0, 5) + 1
+    return (weights * y**2).sum(), (y, mean)
+
+  shape = (4, 6, *found["x"].shape[2:])
+  pairs, weights = (found[name].reshape(shape) for name in ("x", "weights"))
+  for n in range(4):
+    dx, (y, mean) = jax.grad(of_a_pair, has_aux=True)(pairs[n], weights[n])
+    np.testing.assert_allclose(found["y"].reshape(shape)[n], y, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["mean"][2 * n], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["dx"].reshape(shape)[n], dx, rtol=1e-2, atol=1e-3)
+  assert np.abs(found["mean"][0] - found["mean"][2]).max() > 0.01
 
 
 def test_batches_are_split_in_order_and_copies_are_whole(runs):
