@@ -6,7 +6,8 @@ Run:    python -m metro_jax.convert --config=CONFIG --input=FILE --output=WORKDI
 Result: WORKDIR with a config and a checkpoint; or a state dict under METRO's keys, in
         which what METRO stores and never uses is zeros. There and back is bit-exact.
 
-Files that end in .bin or .pth are PyTorch's and need the extra "torch".
+Files that end in .bin, .pth or .pt are PyTorch's, of any version; reading and writing
+them does not need PyTorch.
 """
 
 import pathlib
@@ -82,8 +83,7 @@ def to_file(
 
   Raises:
     FileNotFoundError: If there is no run or no such checkpoint.
-    ValueError: If the checkpoint is damaged, the ending is another, or PyTorch is
-      needed and not installed.
+    ValueError: If the checkpoint is damaged or the ending is another.
   """
   weight_files.expect_writable(output)
   run = runs.load(workdir, which)

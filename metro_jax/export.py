@@ -10,12 +10,10 @@ Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md
                        and flatbuffers; any batch size, on CPU, CUDA and TPU
           safetensors  parameters.safetensors, keys as our variables' paths
           npz          parameters.npz, the same
-          torch        metro_state_dict.npz, or .bin where torch is installed: the
-                       original's keys
+          torch        metro_state_dict.bin, the original's keys and file format
         Each is read back and compared with the checkpoint before it is called done.
 """
 
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -30,11 +28,10 @@ import safetensors.numpy
 from absl import flags
 
 from metro_jax import command_line, files
-from metro_jax.body import joints
 from metro_jax.evaluation import (
   assessment,
   inference,
-  protocols,
+  metrics,
   run_exported,
   runs,
 )
@@ -180,8 +177,7 @@ def _export_weights(
 
 
 def _export_torch(run: runs.Run, folder: pathlib.Path) -> Flat:
-  suffix = "bin" if importlib.util.find_spec("torch") else "npz"
-  path = folder / f"metro_state_dict.{suffix}"
+  path = folder / "metro_state_dict.bin"
   weight_files.write(path, torch_metro.to_state_dict(run.variables))
   stored = weight_files.read(path)
   return flatten(torch_metro.from_state_dict(stored, run.variables))
@@ -202,7 +198,7 @@ def _facts(run: runs.Run, choice: Choice) -> dict[str, Any]:
     "format": choice.form,
     "step": run.step,
     "image_px": run.config.data.image_px,
-    "joint_names": list(joints.J14),
+    "joint_names": list(run.network.body.joint_names),
     "outputs": inference.OUTPUTS,
     "licence": LICENCE,
     "errors_mm": dict(choice.errors_mm),
@@ -229,7 +225,7 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
     "",
     *(f"- `{name}` {text}" for name, text in inference.OUTPUTS.items()),
     "",
-    f"Joints, in order: {', '.join(joints.J14)}.",
+    f"Joints, in order: {', '.join(run.network.body.joint_names)}.",
     "",
     *([f"Errors on the run's test split: {errors}.", ""] if errors else []),
     "`model.json` holds the same and the whole config.",
@@ -244,7 +240,7 @@ def measured_mm(workdir: pathlib.Path) -> dict[str, float]:
   if not path.exists():
     return {}
   stored = json.loads(path.read_text())
-  return {name: stored[name] for name in protocols.METRICS if stored[name] is not None}
+  return {name: stored[name] for name in metrics.NAMES if stored[name] is not None}
 
 
 def main(arguments: list[str]) -> None:

@@ -1,8 +1,11 @@
 """Writing files as a whole: a reader sees the old content or the new, never a half."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 
@@ -24,3 +27,31 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(lock: pathlib.Path, work: str) -> Iterator[None]:
+  """Holds a file that the system lets go of when this process ends, however it does.
+
+  Args:
+    lock: The file; made, and left.
+    work: What another process that holds it does, for the message while waiting.
+  """
+  with open(lock, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"Waiting for another process that {work}", file=sys.stderr)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def means_full_disk(error: BaseException | None) -> bool:
+  """Whether an error, or one that caused it, is a full disk or quota."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if "No space left on device" in str(error):  # what the record writer says
+      return True
+    error = error.__cause__ or error.__context__
+  return False

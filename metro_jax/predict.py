@@ -1,7 +1,7 @@
-"""Bodies from photographs, with a trained network.
+"""Bodies and hands from photographs, with a trained network.
 
 Run:    python -m metro_jax.predict --workdir=RUN IMAGE_OR_FOLDER...
-          [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200]
+          [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200] [--hand=left]
 Result: For each person NAME_overlay.jpg, NAME.glb, NAME.obj and NAME.npz, and for
         several pictures contact_sheet.jpg.
 
@@ -29,10 +29,10 @@ import jax
 import numpy as np
 import tqdm
 from absl import flags
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from metro_jax import command_line
-from metro_jax.body import camera, joints
+from metro_jax.body import camera
 from metro_jax.data import photographs
 from metro_jax.data.photographs import Corners
 from metro_jax.evaluation import inference, runs
@@ -40,6 +40,7 @@ from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
 
 FLAGS = flags.FLAGS
+HANDS = ("right", "left")
 JPEG_QUALITY = 92
 SHEET_COLUMNS = 5
 MOST_ON_SHEET = 100
@@ -56,11 +57,13 @@ class Options(NamedTuple):
 
 
 class Body(NamedTuple):
-  """One person as predicted, in the camera frame, metres."""
+  """One person or hand as predicted, in the camera frame, metres."""
 
   vertices_m: Float[np.ndarray, "v 3"]
   joints_m: Float[np.ndarray, "j 3"]
   camera: Float[np.ndarray, "3"]
+  faces: Int[np.ndarray, "f 3"]
+  joint_names: tuple[str, ...]
 
 
 Predictor = Callable[[UInt8[np.ndarray, "h w 3"], Box], Body]
@@ -82,26 +85,48 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "focal_px", 0.0, "Focal length of the photograph; 0 takes its diagonal.", 0.0
   )
+  flags.DEFINE_enum(
+    "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
+  )
 
 
-def make_predictor(run: runs.Run) -> Predictor:
-  """The network as a function of a picture and a square in it."""
-  crop_px = run.config.data.image_px
+def make_predictor(run: runs.Run, mirrored: bool = False) -> Predictor:
+  """The network as a function of a picture and a square in it.
+
+  Args:
+    run: The network and its parameters.
+    mirrored: Whether the picture goes in, and the mesh comes out, mirrored left to
+      right: left hands with a network of right ones.
+  """
+  body, crop_px = run.network.body, run.config.data.image_px
   forward = jax.jit(inference.make_forward(run.network))
   variables = jax.device_put(run.variables)
 
   def predict(image: np.ndarray, box: Box) -> Body:
     crop = photographs.crop(image, box, crop_px)
+    crop = np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop
     made = jax.device_get(forward(variables, crop[None]))
-    return Body(made["vertices"][0], made["joints"][0], made["camera"][0])
+    parts = (made[name][0] for name in ("vertices", "joints", "camera"))
+    found = Body(*parts, np.asarray(body.faces), body.joint_names)
+    return mirror(found) if mirrored else found
 
   return predict
+
+
+def mirror(body: Body) -> Body:
+  """A prediction as a mirror shows it: x and tx change sign, triangles turn over."""
+  flip = np.array([-1, 1, 1], body.vertices_m.dtype)
+  return body._replace(
+    vertices_m=body.vertices_m * flip,
+    joints_m=body.joints_m * flip,
+    camera=body.camera * np.array([1, -1, 1], body.camera.dtype),
+    faces=body.faces[:, ::-1],
+  )
 
 
 def predict_all(
   paths: Sequence[pathlib.Path],
   predict: Predictor,
-  faces: np.ndarray,
   options: Options,
 ) -> list[str]:
   """Predicts every picture and writes its files.
@@ -109,7 +134,6 @@ def predict_all(
   Args:
     paths: The pictures.
     predict: Made by `make_predictor`.
-    faces: Of the predicted mesh.
     options: Where to write, boxes, focal length.
 
   Returns:
@@ -126,7 +150,7 @@ def predict_all(
       failures.append(str(error))
       tqdm.tqdm.write(f"predict: {error}", file=sys.stderr)
       continue
-    drawn = predict_picture(image, path.name, name, predict, faces, options)
+    drawn = predict_picture(image, path.name, name, predict, options)
     if len(thumbnails) < MOST_ON_SHEET:
       thumbnails[name] = _thumbnail(drawn)
   if len(thumbnails) > 1:
@@ -142,7 +166,6 @@ def predict_picture(
   file_name: str,
   name: str,
   predict: Predictor,
-  faces: np.ndarray,
   options: Options,
 ) -> UInt8[np.ndarray, "h w 3"]:
   """Predicts everybody in one picture, writes the files, returns the overlay."""
@@ -152,10 +175,10 @@ def predict_picture(
   drawn = image
   for i, box in enumerate(squares):
     body = predict(image, box)
-    drawn = overlay.overlay(drawn, body.vertices_m, faces, body.camera, box)
+    drawn = overlay.overlay(drawn, body.vertices_m, body.faces, body.camera, box)
     stem = name if len(squares) == 1 else f"{name}_{i + 1}"
     focal_px = options.focal_px or math.hypot(width, height)
-    write_body(options.output, stem, body, faces, box, (width, height), focal_px)
+    write_body(options.output, stem, body, box, (width, height), focal_px)
   _write_jpeg(options.output / f"{name}_overlay.jpg", drawn)
   return drawn
 
@@ -164,21 +187,20 @@ def write_body(
   folder: pathlib.Path,
   stem: str,
   body: Body,
-  faces: np.ndarray,
   box: Box,
   image_size_px: tuple[int, int],
   focal_px: float,
 ) -> None:
   """Writes one person's GLB, OBJ and npz."""
-  mesh_files.write_glb(folder / f"{stem}.glb", body.vertices_m, faces)
-  mesh_files.write_obj(folder / f"{stem}.obj", body.vertices_m, faces)
+  mesh_files.write_glb(folder / f"{stem}.glb", body.vertices_m, body.faces)
+  mesh_files.write_obj(folder / f"{stem}.obj", body.vertices_m, body.faces)
   mesh_files.write_npz(
     folder / f"{stem}.npz",
     body.vertices_m,
     body.joints_m,
-    joints.J14,
+    body.joint_names,
     body.camera,
-    faces,
+    body.faces,
     in_picture(body, box, image_size_px, focal_px),
   )
 
@@ -258,8 +280,12 @@ def main(arguments: list[str]) -> int:
     focal_px=FLAGS.focal_px,
   )
   run = runs.load(workdir, runs.parse_checkpoint(FLAGS.checkpoint))
-  faces = np.asarray(run.network.body.faces)
-  failures = predict_all(paths, make_predictor(run), faces, options)
+  left = FLAGS.hand == "left"
+  if left and not run.network.body.is_hand:
+    raise ValueError(
+      f"--hand: expected a network of hands, {workdir} has one of bodies"
+    )
+  failures = predict_all(paths, make_predictor(run, left), options)
   done = len(paths) - len(failures)
   print(f"Predicted {done} of {len(paths)} pictures into {options.output}")
   return 1 if failures else 0

@@ -1,7 +1,11 @@
 """METRO's weights to a run and back, and a fresh run that starts from weights."""
 
 import importlib.util
+import json
 import pathlib
+import runpy
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +18,7 @@ from metro_jax.models import setup
 from metro_jax.training import state
 from metro_jax.weights import imagenet, torch_metro, weight_files
 
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "synthetic.py"
 
 
@@ -50,13 +55,74 @@ def run(config, state_dict, tmp_path_factory):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".bin"])
 def test_there_and_back_is_bit_exact(run, state_dict, tmp_path, suffix):
-  if suffix == ".bin":
-    pytest.importorskip("torch", reason="PyTorch's files need the extra torch")
   assert convert.to_file(run, tmp_path / f"x{suffix}") == 0
   back = weight_files.read(tmp_path / f"x{suffix}")
   assert set(back) == set(state_dict)
   for key, value in state_dict.items():
     np.testing.assert_array_equal(back[key], value)
+
+
+def test_a_checkpoint_through_pytorchs_file_is_the_same_bit_by_bit(
+  config, run, tmp_path
+):
+  convert.to_file(run, tmp_path / "metro.bin")
+  convert.to_run(config, str(tmp_path / "metro.bin"), tmp_path / "again")
+  there, back = (runs.load(folder).variables for folder in (run, tmp_path / "again"))
+  jax.tree.map(np.testing.assert_array_equal, back, there)
+
+
+def test_half_precision_and_double_precision_weights_become_the_networks(
+  config, shapes, state_dict, tmp_path
+):
+  halves = {key: value.astype(np.float16) for key, value in state_dict.items()}
+  weight_files.write(tmp_path / "half.bin", halves)
+  doubles = {key: value.astype(np.float64) for key, value in state_dict.items()}
+  weight_files.write(tmp_path / "double.bin", doubles)
+  expected = torch_metro.from_state_dict(state_dict, shapes)
+  half, double = (
+    weight_files.load_metro(tmp_path / name, shapes).variables
+    for name in ("half.bin", "double.bin")
+  )
+  jax.tree.map(np.testing.assert_array_equal, double, expected)
+  rounded = jax.tree.map(lambda x: np.float32(np.float16(x)), expected)
+  jax.tree.map(np.testing.assert_array_equal, half, rounded)
+  assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float32)}
+
+
+CONVERT = """
+import pathlib, re, sys
+from metro_jax import config, convert
+c = config.get_config()
+c.model.backbone = "hrnet_w64"
+convert.to_run(c, sys.argv[1], pathlib.Path(sys.argv[2]))
+status = pathlib.Path("/proc/self/status").read_text()
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_metro_with_hrnet_w64_is_converted_within_three_times_its_size(tmp_path):
+  fill_value = runpy.run_path(str(GOLDENS / "fill_rule.py"))["fill_value"]
+  state_dict = {key: fill_value(key, shape) for key, shape in w64_shapes().items()}
+  path = tmp_path / "metro.bin"
+  weight_files.write(path, state_dict)
+  command = [sys.executable, "-c", CONVERT, str(path), str(tmp_path / "run")]
+  made = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert int(made.stdout.split()[-1]) <= 3 * path.stat().st_size
+  params = runs.load(tmp_path / "run").variables["params"]
+  kernel = params["backbone"]["stem1"]["conv"]["kernel"].transpose(3, 2, 0, 1)
+  np.testing.assert_array_equal(kernel, state_dict["backbone.conv1.weight"])
+
+
+def w64_shapes() -> dict[str, tuple[int, ...]]:
+  """Of every key, the released code's."""
+  body = json.loads((GOLDENS / "state_dict_shapes.json").read_text())["body_resnet50"]
+  hrnet = json.loads((GOLDENS / "state_dict_shapes_hrnet.json").read_text())
+  rest, _ = body.values()
+  backbone, counters = hrnet["hrnet-w64"].values()
+  shapes = {k: shape for k, shape in rest.items() if not k.startswith("backbone.")}
+  shapes |= backbone | dict.fromkeys(counters, ())
+  return {key: tuple(shape) for key, shape in shapes.items()}
 
 
 def test_a_workdir_that_holds_a_run_is_refused(config, run):
@@ -72,7 +138,9 @@ def test_a_file_that_does_not_fit_leaves_no_run(config, state_dict, tmp_path):
 
 
 def job(config, workdir):
-  return command.Job(config, workdir, None, setup.build(config), None, None)
+  unused = dict.fromkeys(command.Job._fields)
+  used = {"config": config, "workdir": workdir, "network": setup.build(config)}
+  return command.Job(**{**unused, **used})
 
 
 @pytest.mark.parametrize("source", ["run", "metro.safetensors"])

@@ -15,7 +15,7 @@ from metro_jax.body import joints
 from metro_jax.evaluation import inference, runs
 from metro_jax.models import setup
 from metro_jax.training import state
-from metro_jax.weights import torch_metro
+from metro_jax.weights import torch_metro, weight_files
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,25 @@ def test_safetensors_and_npz_hold_every_array_and_the_facts(run, tmp_path):
 
 def test_the_torch_layout_has_the_originals_keys(run, tmp_path):
   assert export.export(run, tmp_path, export.Choice("torch")) == 0
-  path = tmp_path / "metro_state_dict.npz"
-  if not path.exists():
-    pytest.skip("torch is installed: the layout was written as .bin")
-  with np.load(path) as stored:
-    assert set(stored.files) == torch_metro.to_state_dict(run.variables).keys()
-    assert "trans_encoder.0.bert.pooler.dense.weight" in stored.files
+  stored = weight_files.read(tmp_path / "metro_state_dict.bin")
+  assert stored.keys() == torch_metro.to_state_dict(run.variables).keys()
+  assert not stored["trans_encoder.0.bert.pooler.dense.weight"].any()
+
+
+def test_pytorch_loads_the_torch_layout_into_layers(run, tmp_path):
+  torch = pytest.importorskip("torch", reason="asks PyTorch itself")
+  export.export(run, tmp_path, export.Choice("torch"))
+  stored = torch.load(tmp_path / "metro_state_dict.bin", weights_only=True)
+  params = run.variables["params"]["camera_hidden"]
+  inputs, outputs = params["kernel"].shape
+  layer = torch.nn.Linear(inputs, outputs)
+  layer.load_state_dict(
+    {leaf: stored[f"cam_param_fc2.{leaf}"] for leaf in ("weight", "bias")}
+  )
+  x = np.random.default_rng(2).standard_normal((3, inputs)).astype(np.float32)
+  made = layer(torch.from_numpy(x)).detach().numpy()
+  expected = x @ params["kernel"] + params["bias"]
+  np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_export_that_reads_back_differently_is_refused(run, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import trimesh
 
+from metro_jax import config as base
 from metro_jax import predict
 from metro_jax.body import joints
 from metro_jax.rendering.overlay import Box
@@ -16,7 +18,7 @@ VERTICES_M = np.array(
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)
 JOINTS_M = np.linspace(-0.2, 0.2, 14 * 3, dtype=np.float32).reshape(14, 3)
 CAMERA = np.array([0.8, 0.1, -0.05], np.float32)
-BODY = predict.Body(VERTICES_M, JOINTS_M, CAMERA)
+BODY = predict.Body(VERTICES_M, JOINTS_M, CAMERA, FACES, joints.J14)
 
 
 def save(path, height=40, width=60):
@@ -34,7 +36,7 @@ def run(paths, tmp_path, **options):
     return BODY
 
   options = predict.Options(tmp_path / "out", **options)
-  return predict.predict_all(paths, fake, FACES, options), seen
+  return predict.predict_all(paths, fake, options), seen
 
 
 def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
@@ -48,6 +50,34 @@ def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
   assert np.ptp(drawn[18:22, 28:38]) > 30 and np.ptp(drawn[:, :12]) < 12
   mesh = trimesh.load(tmp_path / "out" / "a.glb", force="mesh", process=False)
   np.testing.assert_allclose(mesh.vertices, VERTICES_M * [1, -1, -1], atol=1e-6)
+
+
+def test_a_left_hand_is_predicted_in_a_mirror(monkeypatch):
+  # The stand-in of a network says where the brightest column is, as a hand's tip.
+  def forward(variables, images):
+    column = images[..., 0].mean(1).argmax(-1) / images.shape[1] * 2 - 1
+    points = VERTICES_M[None] + np.array([1, 0, 0], np.float32) * column[:, None, None]
+    hand = np.zeros((1, 21, 3), np.float32)
+    return {"vertices": points, "joints": hand, "camera": CAMERA[None]}
+
+  monkeypatch.setattr(predict.inference, "make_forward", lambda network: forward)
+  body = SimpleNamespace(faces=FACES, joint_names=joints.HAND21, is_hand=True)
+  config = base.get_config()
+  config.data.image_px = 32
+  run = predict.runs.Run(config, SimpleNamespace(body=body), {}, 0)
+  image = np.zeros((32, 32, 3), np.uint8)
+  image[:, 24] = 255
+  box = Box(16.0, 16.0, 32.0)
+  right = predict.make_predictor(run)(image, box)
+  left = predict.make_predictor(run, mirrored=True)(image[:, ::-1], box)
+  np.testing.assert_allclose(left.vertices_m, right.vertices_m * [-1, 1, 1], atol=1e-6)
+  np.testing.assert_allclose(left.camera, CAMERA * [1, -1, 1])
+  normal = {}
+  for name, hand in (("right", right), ("left", left)):
+    a, b, c = hand.vertices_m[hand.faces[0]]
+    normal[name] = np.cross(b - a, c - a)
+  np.testing.assert_allclose(normal["left"], normal["right"] * [-1, 1, 1], atol=1e-6)
+  assert left.joint_names == joints.HAND21
 
 
 def test_the_npz_says_the_camera_in_the_whole_picture(tmp_path):

@@ -9,7 +9,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Float, Int
 
-from metro_jax.body import rotations
+from metro_jax.body import joints, rotations
 
 Array = Any  # np.ndarray or jax.Array; the result is of the same kind
 
@@ -50,6 +50,25 @@ class BodyModel:
   def is_hand(self) -> bool:
     """Whether it is MANO's kind: 21 joints, the wrist as origin."""
     return "hand21" in self.regressors
+
+  @property
+  def joint_names(self) -> tuple[str, ...]:
+    """The joints that a network gives of it: J14, or a hand's 21."""
+    return joints.HAND21 if self.is_hand else joints.J14
+
+  @property
+  def mesh_regressor(self) -> Float[Array, "j v"]:
+    """Those joints from its posed vertices."""
+    if self.is_hand:
+      return self.regressors["hand21"]
+    return self.regressors["h36m"][joints.J14_FROM_H36M]
+
+  @property
+  def root_regressor(self) -> Float[Array, "1 v"]:
+    """The origin of its meshes: the H36M pelvis, or a hand's wrist."""
+    if self.is_hand:
+      return self.regressors["hand21"][joints.WRIST : joints.WRIST + 1]
+    return self.regressors["h36m"][joints.PELVIS : joints.PELVIS + 1]
 
   @property
   def num_joints(self) -> int:

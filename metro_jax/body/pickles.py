@@ -18,21 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from metro_jax.body.inert import KINDS, OrderedDict, array, filled, reading
+from metro_jax.body.inert import KINDS, OrderedDict, array, filled, items, reading
 
 MAX_BYTES = 2**30  # of a file, unpacked; the largest SMPL file has a quarter of it
 MAX_OPCODES = 20_000  # SMPL's files have some hundreds; also bounds nesting
+_OPCODES_PER_TEXT = 16  # of a list: two, or some more if each is NumPy's scalar
 _DEFLATE_RATIO = 1032  # no deflated stream unpacks to more
 
 _REFUSED_OPCODES = {
   *("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
   *("NEXT_BUFFER", "READONLY_BUFFER"),
 }
-# Arguments that are sizes or places, and never more than the pickle's length.
-_LARGEST = {
-  **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), MAX_OPCODES),
-  "FRAME": MAX_BYTES,
-}
+# Opcodes whose argument is a place in the memo, never above the count of opcodes.
+_PLACES = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -97,6 +95,56 @@ def load_npz(
   return found
 
 
+def read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Shape, whether the first axis is the fastest, and type, of a `.npy` file.
+
+  Args:
+    stream: At the file's start; left behind the header.
+
+  Raises:
+    ValueError: If it is no such file, or of a format that NumPy does not write.
+  """
+  version = np.lib.format.read_magic(stream)
+  if version not in ((1, 0), (2, 0)):
+    raise ValueError(f"expected .npy format 1.0 or 2.0, got {version}")
+  if version == (1, 0):
+    return np.lib.format.read_array_header_1_0(stream)
+  return np.lib.format.read_array_header_2_0(stream)
+
+
+def parse_texts(data: bytes, where: str) -> list[str]:
+  """The texts of a `.npy` file with one axis, of a fixed length or pickled objects.
+
+  Args:
+    data: The file's bytes.
+    where: File and name, for the error.
+
+  Raises:
+    ValueError: If they are no texts, or not as many as claimed.
+  """
+  with reading(where):
+    stream = io.BytesIO(data)
+    shape, fortran, dtype = read_header(stream)
+    rest = data[stream.tell() :]
+    if len(shape) != 1 or shape[0] > len(rest):
+      raise ValueError(f"expected texts along one axis, got {dtype} {shape}")
+    if not dtype.hasobject:
+      return [_text(value) for value in filled(rest, dtype, shape, fortran).tolist()]
+    most = MAX_OPCODES + _OPCODES_PER_TEXT * shape[0]
+    found = items(_unpickle(rest, where, most), where)
+    if len(found) != shape[0]:
+      raise ValueError(f"expected {shape[0]} texts, got {len(found)}")
+    return [_text(value, where) for value in found]
+
+
+def _text(value: Any, where: str = "") -> str:
+  if not isinstance(value, str | bytes):
+    value = array(value, where).item()
+  if not isinstance(value, str | bytes):
+    raise ValueError(f"expected texts, got {type(value).__name__}")
+  return value if isinstance(value, str) else value.decode()
+
+
 def _check_size(path: pathlib.Path) -> None:
   size = path.stat().st_size
   if size > MAX_BYTES:
@@ -120,39 +168,31 @@ def _parse_npy(data: bytes, where: str) -> Any:
   """An array of numbers, or what the pickle behind an object array holds."""
   with reading(where):
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-      raise ValueError(f"expected .npy format 1.0 or 2.0, got {version}")
-    first = version == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if first else _read_header_2
-    shape, fortran, dtype = read(stream)
+    shape, fortran, dtype = read_header(stream)
     rest = data[stream.tell() :]
     if dtype.hasobject:
       return _unpickle(rest, where)
     return filled(rest, dtype, shape, fortran)
 
 
-def _read_header_2(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-  return np.lib.format.read_array_header_2_0(stream)
-
-
-def _unpickle(data: bytes, where: str) -> Any:
+def _unpickle(data: bytes, where: str, most: int = MAX_OPCODES) -> Any:
   with reading(where):
-    _check_opcodes(data)
+    _check_opcodes(data, most)
     return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
-def _check_opcodes(data: bytes) -> None:
+def _check_opcodes(data: bytes, limit: int) -> None:
   """Walks the pickle without running it: whole, short, and no outsized claims.
 
   The C unpickler allocates for lengths and memo places before it reads; here every
   argument is cut from the bytes that exist.
   """
+  largest = {**dict.fromkeys(_PLACES, limit), "FRAME": MAX_BYTES}
   try:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-      if count >= MAX_OPCODES:
-        raise pickle.UnpicklingError(f"a pickle of more than {MAX_OPCODES} opcodes")
-      most = _LARGEST.get(opcode.name)
+      if count >= limit:
+        raise pickle.UnpicklingError(f"a pickle of more than {limit} opcodes")
+      most = largest.get(opcode.name)
       outsized = most is not None and int(argument) > min(most, len(data))
       if outsized or opcode.name in _REFUSED_OPCODES:
         raise pickle.UnpicklingError(f"opcode {opcode.name} {argument}")

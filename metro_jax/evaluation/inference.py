@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metro_jax.body import body_model, joints
+from metro_jax.body import body_model
 from metro_jax.models.setup import Network
 from metro_jax.training import step as steps
 
@@ -14,8 +14,8 @@ Array = Any  # np.ndarray or jax.Array
 Forward = Callable[[Any, Array], dict[str, Array]]
 OUTPUTS = {
   "vertices": "(b, v, 3) metres, camera frame: x right, y down, z away",
-  "joints": "(b, 14, 3) metres, regressed from the vertices",
-  "direct_joints": "(b, 14, 3) metres, as the network's joint queries give them",
+  "joints": "(b, j, 3) metres, regressed from the vertices",
+  "direct_joints": "(b, j, 3) metres, as the network's joint queries give them",
   "camera": "(b, 3) s, tx, ty: x2d = s * (X_xy + (tx, ty)) in the crop's [-1, 1]",
 }
 
@@ -30,7 +30,7 @@ def make_forward(network: Network) -> Forward:
     forward(variables, images) -> `OUTPUTS` by name, for RGB crops (b, px, px, 3) of
     0..255, uint8 or float32. Always float32 or better.
   """
-  regressor = network.body.regressors["h36m"][joints.J14_FROM_H36M]
+  regressor = network.body.mesh_regressor
 
   def forward(variables: Any, images: Any) -> dict[str, Array]:
     gain = jnp.ones((images.shape[0], 3), jnp.float32)

@@ -70,6 +70,7 @@ def load(
   workdir: str | os.PathLike[str],
   which: str | int = "best",
   overrides: Mapping[str, Any] | None = None,
+  averaged: bool = True,
 ) -> Run:
   """Reads a run's network.
 
@@ -77,6 +78,8 @@ def load(
     workdir: Of the run.
     which: The checkpoint: "best" by PA-MPJPE, "latest", or a step.
     overrides: As for `load_config`.
+    averaged: Whether averaged parameters, where the run kept them, are taken for
+      the last ones.
 
   Returns:
     The network and its parameters on the host.
@@ -89,7 +92,8 @@ def load(
   config = load_config(workdir, overrides)
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
-  restored = checkpoint.restore_variables(workdir / CHECKPOINT_FOLDER, which, like)
+  folder = workdir / CHECKPOINT_FOLDER
+  restored = checkpoint.restore_variables(folder, which, like, averaged)
   return Run(config, network, restored.tree, restored.step)
 
 

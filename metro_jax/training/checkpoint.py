@@ -18,6 +18,7 @@ from concurrent import futures
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -30,6 +31,7 @@ from metro_jax.training.manifest import ArchitectureError as ArchitectureError
 Tree = Any  # a pytree of arrays
 BEST_METRIC = "pa_mpjpe_mm"
 PACKAGES = ("metro_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+VARIABLES = ("params", "batch_stats")
 FREE_BYTES = 64 * 2**20  # left over after a save, for logs and pictures
 LATE_READS_S = 0.2  # how long reads may go on after one of them failed
 
@@ -198,7 +200,10 @@ class Checkpoints:
 
 
 def restore_variables(
-  folder: pathlib.Path, which: str | int = "best", like: Tree | None = None
+  folder: pathlib.Path,
+  which: str | int = "best",
+  like: Tree | None = None,
+  averaged: bool = True,
 ) -> Restored:
   """The network's parameters and BatchNorm statistics, without the optimizer's state.
 
@@ -210,6 +215,8 @@ def restore_variables(
     which: "best" by PA-MPJPE, "latest", or a step.
     like: {"params", "batch_stats"} as the network wants them (arrays or
       `jax.ShapeDtypeStruct`s); None takes what is there.
+    averaged: Whether averaged parameters, where the run kept them, are taken for
+      the last ones.
 
   Returns:
     The checkpoint; its tree is {"params": ..., "batch_stats": ...}.
@@ -229,7 +236,7 @@ def restore_variables(
     order = _order(manager, folder, steps, which)
     for step in order:
       try:
-        return _read(manager, folder, step, like, ("params", "batch_stats"))
+        return _read(manager, folder, step, like, VARIABLES, averaged)
       except _DamagedError as damage:
         if isinstance(which, int):
           raise ValueError(str(damage)) from damage
@@ -267,8 +274,22 @@ def _manager(
       enable_async_checkpointing=False,  # our thread hashes, then saves
       cleanup_tmp_directories=not read_only,
       read_only=read_only,
+      create=False,  # made by the caller
+      multiprocessing_options=_by_itself(),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+  """Has Orbax wait for no other process: NumPy arrays are whole in every one."""
+  here, count = jax.process_index(), jax.process_count()
+  if count == 1:
+    return ocp.options.MultiprocessingOptions()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=here,
+    active_processes={here},
+    barrier_sync_key_prefix=f"metro_jax_{here}",
+  )
 
 
 def _order(
@@ -304,18 +325,15 @@ def _read(
   step: int,
   like: Tree | None,
   parts: tuple[str, ...] = (),
+  averaged: bool = False,
 ) -> Restored:
   """Reads the arrays whose keys start with one of `parts`, or all, and checks them."""
   meta = _meta(manager, folder, step)
-  stored = {
-    key: array
-    for key, array in meta["arrays"].items()
-    if not parts or key.split("/")[0] in parts
-  }
+  names = _names(meta["arrays"], parts, averaged)
+  stored = {key: meta["arrays"][key] for key in names}
   if like is not None:
-    manifest.expect_same(
-      f"checkpoint {folder / str(step)}", manifest.flatten(like), stored
-    )
+    where, named = f"checkpoint {folder / str(step)}", manifest.flatten(like)
+    manifest.expect_same(where, named, {names[k]: a for k, a in stored.items()})
   wanted = {k: np.empty(a["shape"], np.dtype(a["dtype"])) for k, a in stored.items()}
   target = traverse_util.unflatten_dict(wanted, sep="/")
   restore = ocp.args.PyTreeRestore(
@@ -329,9 +347,23 @@ def _read(
     for key, array in stored.items():
       if manifest.describe(flat[key]) != array:
         raise ValueError(f"{key} differs from what was saved")
-  found = {part: {} for part in parts} | tree
+  flat = {name: flat[key] for key, name in names.items()}
+  found = {part: {} for part in parts} | traverse_util.unflatten_dict(flat, sep="/")
   tree = found if like is None else manifest.fill(like, flat)
   return Restored(tree, step, meta.pop("pipeline"), meta)
+
+
+def _names(
+  arrays: Mapping[str, Any], parts: tuple[str, ...], averaged: bool
+) -> dict[str, str]:
+  """The arrays to read, and what each is called in the result."""
+  names = {key: key for key in arrays if not parts or key.split("/")[0] in parts}
+  averages = [key for key in arrays if key.startswith("ema/")] if averaged else []
+  for key in averages:
+    name = "params/" + key.removeprefix("ema/")
+    del names[name]
+    names[key] = name
+  return names
 
 
 def _meta(

@@ -65,18 +65,12 @@ def make_geometry(
   rows = [np.arange(len(body.template), dtype=np.int32)]
   for kept in levels.select:
     rows.append(rows[-1][kept])
-  if body.is_hand:
-    regressor = body.regressors["hand21"]
-    kept, root = np.arange(len(joints.HAND21)), joints.WRIST
-  else:
-    regressor = body.regressors["h36m"]
-    kept, root = joints.J14_FROM_H36M, joints.PELVIS
   return Geometry(
     body=body,
     template=template,
     level_rows=tuple(reversed(rows)),
-    joint_regressor=regressor[kept],
-    root_regressor=regressor[root : root + 1],
+    joint_regressor=body.mesh_regressor,
+    root_regressor=body.root_regressor,
     gendered=gendered,
   )
 

@@ -1,14 +1,12 @@
 """State dicts on disk: `.safetensors`, `.npz`, PyTorch's files, Hugging Face.
 
 Weight files come from strangers, so nothing in one is executed, and what it claims of
-its size is checked before memory is taken. PyTorch's own files need the extra "torch".
+its size is checked before memory is taken. None of them needs PyTorch.
 """
 
-import importlib.util
 import math
 import os
 import pathlib
-import pickle
 import re
 import zipfile
 import zlib
@@ -21,16 +19,13 @@ import safetensors
 import safetensors.numpy
 
 from metro_jax import files
-from metro_jax.weights import torch_metro
+from metro_jax.weights import torch_files, torch_metro
 
-TORCH = (".bin", ".pth", ".pt")
-SUFFIXES = (".safetensors", ".npz", *TORCH)
+SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt")
 MOST_BYTES = 8 * 2**30  # in an .npz; the largest METRO has an eighth of it
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+)?")
 _REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("state_dict.", "module.", "model.")
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _NOT_AN_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 Arrays = dict[str, np.ndarray]
@@ -119,8 +114,8 @@ def read(source: str | os.PathLike[str]) -> Arrays:
   Raises:
     FileNotFoundError: If there is no such file.
     OSError: If a repository cannot be reached.
-    ValueError: If the file is damaged, of another kind, wants to run code, needs
-      PyTorch where there is none, or holds what is not finite.
+    ValueError: If the file is damaged, of another kind, wants to run code, or holds
+      what is not finite.
   """
   path = locate(source)
   if path.suffix == ".safetensors":
@@ -128,7 +123,7 @@ def read(source: str | os.PathLike[str]) -> Arrays:
   elif path.suffix == ".npz":
     arrays = _read_npz(path)
   else:
-    arrays = _read_torch(path)
+    arrays = torch_files.read(path)
   if not arrays:
     raise ValueError(f"{path}: expected weights, found none")
   arrays = {key: _widened(value) for key, value in _without_prefix(arrays).items()}
@@ -233,86 +228,15 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _read_torch(path: pathlib.Path) -> Arrays:
-  with path.open("rb") as file:
-    start = file.read(4)
-  is_zip = zipfile.is_zipfile(path)
-  if start == _ZIP and not is_zip:
-    raise ValueError(f"{path}: expected a whole PyTorch file, got a truncated zip")
-  if not is_zip and start[:1] != _PICKLE:
-    raise ValueError(f"{path}: expected a PyTorch file, got one starting with {start}")
-  torch = _torch(path)
-  try:
-    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-  except pickle.UnpicklingError as error:
-    raise ValueError(f"{path}: expected plain tensors, got {_refusal(error)}") from None
-  except Exception as error:  # whatever a damaged file leads PyTorch to
-    raise ValueError(
-      f"{path}: expected a whole PyTorch file, got {_line(error)}"
-    ) from error
-  tensors = _unwrapped(loaded)
-  if not isinstance(tensors, Mapping):
-    kind = type(tensors).__name__
-    raise ValueError(f"{path}: expected a state dict, got a {kind}")
-  return {str(key): _array(path, key, value) for key, value in tensors.items()}
-
-
-def has_torch() -> bool:
-  """Whether PyTorch's own files can be read and written here."""
-  return importlib.util.find_spec("torch") is not None
-
-
-def _torch(path: pathlib.Path) -> Any:
-  """PyTorch, which is no dependency."""
-  try:
-    import torch
-  except ImportError as error:
-    raise ValueError(
-      f'{path}: expected the extra "torch" for PyTorch\'s files, got an installation '
-      "without: pip install 'metro_jax[torch]'"
-    ) from error
-  return torch
-
-
-def _refusal(error: pickle.UnpicklingError) -> str:
-  """What a pickle asked for, of PyTorch's paragraph on it."""
-  asked = re.search(r"GLOBAL (\S+)", str(error))
-  return f"a pickle that asks for {asked[1]}" if asked else _line(error)
-
-
-def _unwrapped(loaded: Any) -> Any:
-  for name in _WRAPPERS:
-    if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
-      return _unwrapped(loaded[name])
-  return loaded
-
-
-def _array(path: pathlib.Path, key: str, tensor: Any) -> np.ndarray:
-  torch = _torch(path)
-  if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-    kind = type(tensor).__name__
-    raise ValueError(f"{path}: expected a dense tensor at {key}, got a {kind}")
-  claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
-  if claimed > held.nbytes():
-    raise ValueError(
-      f"{path}: expected {claimed:,} bytes at {key}, got {held.nbytes():,}"
-    )
-  if tensor.dtype == torch.bfloat16:
-    tensor = tensor.float()
-  return tensor.detach().numpy()
-
-
 def expect_writable(path: pathlib.Path) -> None:
   """Refuses a path that `write` could not serve, before the work is done.
 
   Raises:
-    ValueError: If the ending is another, or PyTorch is needed and not installed.
+    ValueError: If the ending is another.
   """
   if path.suffix not in SUFFIXES:
     endings = ", ".join(SUFFIXES)
     raise ValueError(f"{path}: expected an ending of {endings}, got {path.suffix!r}")
-  if path.suffix in TORCH:
-    _torch(path)
 
 
 def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
@@ -326,7 +250,7 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) ->
     state_dict: Arrays by key.
 
   Raises:
-    ValueError: If the ending is another, or PyTorch is needed and not installed.
+    ValueError: If the ending is another, or the kind has no such numbers.
     OSError: If the file cannot be written.
   """
   path = pathlib.Path(path)
@@ -340,9 +264,4 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) ->
       with partial.open("wb") as file:
         np.savez(file, **arrays)
     else:
-      torch = _torch(path)
-      tensors = {
-        key: torch.from_numpy(np.require(value, requirements="W"))
-        for key, value in arrays.items()
-      }
-      torch.save(tensors, partial, _use_new_zipfile_serialization=False)
+      torch_files.write(partial, arrays)

@@ -51,7 +51,7 @@ def first_weights() -> dict[tuple[str, ...], np.ndarray]:
   network = metro.build(config, levels).clone(backbone=Map())
   template = Template(np.zeros((JOINTS, 3)), np.zeros((COUNTS[-1], 3)))
   images = np.zeros((1, 64, 64, 3), np.float32)
-  variables = quick(network.init)(jax.random.key(0), images, template)
+  variables = quick(network.init)(jax.random.key(0, impl="rbg"), images, template)
   flat = flax.traverse_util.flatten_dict(variables["params"])
   return {path: np.asarray(value) for path, value in flat.items()}
 

@@ -134,6 +134,21 @@ def delete_meta(step: pathlib.Path) -> None:
 DAMAGES = (flip_bit_of_an_array, truncate, delete_manifest, garble_meta, delete_meta)
 
 
+def test_averaged_parameters_are_read_for_the_last_ones_unless_those_are_wanted(
+  tmp_path,
+):
+  state = make_state(5)
+  averages = jax.tree.map(lambda x: x + 1, state.params)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(state.replace(ema=averages), 5, PIPELINE)
+  like = {"params": state.params, "batch_stats": state.batch_stats}
+  read = checkpoint.restore_variables(tmp_path, "latest", like).tree
+  assert_same(read, {"params": averages, "batch_stats": state.batch_stats})
+  assert_same(checkpoint.restore_variables(tmp_path, "latest").tree, read)
+  last = checkpoint.restore_variables(tmp_path, "latest", like, averaged=False).tree
+  assert_same(last, like)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_latest_falls_back_to_the_one_before_and_says_so(
   tmp_path, caplog, damage
