@@ -193,7 +193,7 @@ def _check_opcodes(data: bytes, limit: int) -> None:
       if count >= limit:
         raise pickle.UnpicklingError(f"a pickle of more than {limit} opcodes")
       most = largest.get(opcode.name)
-      outsized = most is not None and int(argument) > min(most, len(data))
+      outsized = most is not None and int(argument or 0) > min(most, len(data))
       if outsized or opcode.name in _REFUSED_OPCODES:
         raise pickle.UnpicklingError(f"opcode {opcode.name} {argument}")
   except pickle.UnpicklingError as error:

@@ -21,9 +21,10 @@ _PREPARE = "python -m metro_jax.prepare --name={name} --split={split}"
 KNOWN = {
   "h36m": ("Human3.6M, http://vision.imar.ro/human3.6m", "tsv or spin_npz"),
   "coco": ("COCO 2014, https://cocodataset.org", "tsv or coco"),
-  "muco": ("MuCo-3DHP, https://vcai.mpi-inf.mpg.de/3dhp-dataset", "tsv"),
+  "muco": ("MuCo-3DHP, https://vcai.mpi-inf.mpg.de/3dhp-dataset", "tsv or spin_npz"),
   "up3d": ("UP-3D, https://files.is.tuebingen.mpg.de/classner/up", "tsv or spin_npz"),
   "mpii": ("MPII, http://human-pose.mpi-inf.mpg.de", "tsv, mpii or spin_npz"),
+  "bedlam": ("BEDLAM, https://bedlam.is.tue.mpg.de", "spin_npz"),
   "3dpw": ("3DPW, https://virtualhumans.mpi-inf.mpg.de/3DPW", "3dpw or tsv"),
   "freihand": ("FreiHAND, https://lmb.informatik.uni-freiburg.de", "freihand or tsv"),
 }

@@ -369,3 +369,39 @@ def test_chumpy_objects_that_hold_themselves_end(tmp_path):
   path = written(tmp_path, files["python2"]({"x": value}))
   with pytest.raises(ValueError, match="x: expected an array, got Select"):
     inert.array(pickles.load(path)["x"], "x")
+
+
+def saved(values: np.ndarray) -> bytes:
+  stream = io.BytesIO()
+  np.save(stream, values, allow_pickle=True)
+  return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [object, "U", "S"])
+def test_texts_are_read_however_numpy_saved_them(kind):
+  names = [f"images/{i}.jpg" for i in range(30_000)]
+  assert pickles.parse_texts(saved(np.array(names, kind)), "names") == names
+  scalars = np.array([np.str_("a"), "b", b"c"], object)
+  assert pickles.parse_texts(saved(scalars), "names") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    np.arange(3),
+    np.array([["a", "b"]]),
+    np.array([1, "a"], object),
+    np.array([None], object),
+    np.array([pathlib.PurePosixPath("a")], object),
+    np.array([["a"] * 30_000, "b"], object),  # more opcodes than two texts have
+  ],
+)
+def test_what_is_no_list_of_texts_is_refused(values):
+  with pytest.raises(ValueError, match="names: "):
+    pickles.parse_texts(saved(values), "names")
+
+
+def test_fewer_texts_than_claimed_are_refused():
+  data = saved(np.array(["a", "b"], object)).replace(b"(2,)", b"(9,)")
+  with pytest.raises(ValueError, match="names: expected 9 texts, got 2"):
+    pickles.parse_texts(data, "names")

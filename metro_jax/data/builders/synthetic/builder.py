@@ -8,7 +8,6 @@ and takes the chunks away. Changed settings are another dataset.
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -24,8 +23,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from metro_jax import files
 from metro_jax.body import humanoid, joints
 from metro_jax.data import schema
+from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
 from metro_jax.data.builders.synthetic import chunks, scene
 
 
@@ -96,66 +97,6 @@ def _features(image_px: int) -> tfds.features.FeaturesDict:
   )
 
 
-class SplitSource:
-  """The examples of a split by row, for grain: pictures still as JPEG bytes."""
-
-  def __init__(self, builder: SyntheticHumans, split: str):
-    self.name = f"synthetic/{split}"
-    self._where = f"synthetic data in {builder.final_path}, split {split}"
-    skip = {"image": tfds.decode.SkipDecoding()}
-    try:
-      self._records = builder.as_data_source(split, decoders=skip)
-      self._length = len(self._records)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-      raise ValueError(f"{self._where}: {_first_line(error)}; {_REMEDY}") from error
-    expected = builder.builder_config.counts[split]
-    if self._length != expected:
-      raise ValueError(
-        f"{self._where}: expected {expected} rows, got {self._length}; {_REMEDY}"
-      )
-    self[0]  # a file that is not there fails now, not in the middle of training
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, row: int) -> schema.Example:
-    """Reads one example.
-
-    Args:
-      row: From 0; negative numbers count from the end.
-
-    Returns:
-      The example as stored.
-
-    Raises:
-      IndexError: If there is no such row.
-      ValueError: If the record is damaged, naming the split and the row.
-    """
-    row = int(row)
-    if not -self._length <= row < self._length:
-      raise IndexError(f"{self._where}: expected a row below {len(self)}, got {row}")
-    row %= self._length
-    try:
-      record = self._records[row]
-      example = schema.Example(**record)
-      example["key"] = bytes(record["key"]).decode()
-    except Exception as error:  # readers raise what they like on damaged bytes
-      raise ValueError(
-        f"{self._where}, row {row}: damaged record ({_first_line(error)}); {_REMEDY}"
-      ) from error
-    return example
-
-  def __repr__(self) -> str:
-    return f"SplitSource({self._where})"
-
-
-_REMEDY = "delete the folder to build it again"
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def open_split(config: ml_collections.ConfigDict, split: str) -> SplitSource:
   """Opens a split, building the dataset if it is not there.
 
@@ -178,7 +119,14 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> SplitSource:
   if not _is_built(builder):
     build(builder, config.data.synthetic.workers)
     builder = make_builder(config)  # a builder reads what is there when it is made
-  return SplitSource(builder, split)
+  return SplitSource(
+    builder,
+    split,
+    rows=builder.builder_config.counts[split],
+    labels=schema.BODY,
+    name=f"synthetic/{split}",
+    where=f"synthetic data in {builder.final_path}, split {split}",
+  )
 
 
 def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
@@ -202,7 +150,7 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
   except Exception as error:  # a damaged description of a dataset that is there
     where = data_dir / SyntheticHumans.name / name
     raise ValueError(
-      f"synthetic data in {where}: {_first_line(error)}; {_REMEDY}"
+      f"synthetic data in {where}: {first_line(error)}; {REMEDY}"
     ) from error
 
 
@@ -220,7 +168,7 @@ def build(builder: SyntheticHumans, workers: int = 0) -> None:
   folder = builder.chunk_folder
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock"), builder):
+    with files.alone(folder.with_suffix(".lock"), f"builds {builder.final_path}"):
       if _is_built(builder):
         return
       _expect_space(builder)
@@ -229,7 +177,7 @@ def build(builder: SyntheticHumans, workers: int = 0) -> None:
       _write_records(builder)
       shutil.rmtree(folder, ignore_errors=True)
   except Exception as error:
-    if not _means_full_disk(error):
+    if not files.means_full_disk(error):
       raise
     raise _full_disk(builder) from error
 
@@ -237,20 +185,6 @@ def build(builder: SyntheticHumans, workers: int = 0) -> None:
 def _is_built(builder: SyntheticHumans) -> bool:
   # tensorflow-datasets writes elsewhere and renames, so a folder is a dataset.
   return (builder.final_path / "dataset_info.json").exists()
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path, builder: SyntheticHumans) -> Iterator[None]:
-  """Holds a file that the system lets go of when this process ends, however it does."""
-  with open(path, "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(
-        f"Waiting for another process that builds {builder.final_path}", file=sys.stderr
-      )
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _draw_missing(builder: SyntheticHumans, workers: int) -> None:
@@ -297,16 +231,6 @@ def _expect_space(builder: SyntheticHumans) -> None:
   drawn = sum(f.stat().st_size for f in folder.glob("*")) if folder.exists() else 0
   if shutil.disk_usage(folder.parent).free + drawn < _needed_bytes(builder):
     raise _full_disk(builder)
-
-
-def _means_full_disk(error: BaseException | None) -> bool:
-  while error is not None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if "No space left on device" in str(error):  # what the record writer says
-      return True
-    error = error.__cause__ or error.__context__
-  return False
 
 
 def _full_disk(builder: SyntheticHumans) -> OSError:

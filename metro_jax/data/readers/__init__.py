@@ -1,0 +1,1 @@
+"""Datasets as their owners publish them, read row by row."""

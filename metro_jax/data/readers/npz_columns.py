@@ -1,0 +1,139 @@
+"""Columns of numbers in a .npz file, read row by row.
+
+What `np.savez` wrote lies in the file as it is in memory, so a row is read from its
+place, at no cost in memory however many processes read. What `np.savez_compressed`
+wrote is unpacked by each process, all of a column at once.
+"""
+
+import contextlib
+import io
+import math
+import os
+import pathlib
+import struct
+import weakref
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from metro_jax.body import pickles
+from metro_jax.body.inert import reading
+from metro_jax.data.readers import pictures
+
+_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of name and extra
+_HEADER_BYTES = 1 << 16  # of a .npy file, at most
+
+
+class _Member(NamedTuple):
+  shape: tuple[int, ...]
+  dtype: str
+  start: int  # of the first row in the file, or -1 if rows are not there as they are
+
+
+class NpzColumns:
+  """The arrays of a .npz file that have a row each; pickles as their places."""
+
+  def __init__(self, path: pathlib.Path, wanted: Iterable[str]):
+    """Reads where the columns are; no numbers.
+
+    Args:
+      path: The file.
+      wanted: Names to look for; those that the file lacks are not there.
+
+    Raises:
+      ValueError: If the file is damaged or a column holds no numbers.
+    """
+    self.path = path
+    self._stamp = pictures.stamp(path)
+    self.names: tuple[str, ...] = ()
+    self._members: dict[str, _Member] = {}
+    with _archive(path) as archive:
+      self.names = tuple(name.removesuffix(".npy") for name in archive.namelist())
+      for name in wanted:
+        if name in self.names:
+          with reading(f"{path}: {name}"):
+            self._members[name] = _find(archive, f"{name}.npy")
+    self._unpacked: dict[str, np.ndarray] = {}
+    self._descriptor: int | None = None
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._members
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Of a column, rows first."""
+    return self._members[name].shape
+
+  def row(self, name: str, row: int) -> np.ndarray:
+    """A column's row, float64.
+
+    Raises:
+      ValueError: If the file is damaged or was cut since it was opened.
+    """
+    member = self._members[name]
+    if member.start < 0:
+      if name not in self._unpacked:
+        with reading(name), np.load(self.path) as file:
+          self._unpacked[name] = file[name]
+      return np.array(self._unpacked[name][row], np.float64)
+    dtype, shape = np.dtype(member.dtype), member.shape[1:]
+    size = math.prod(shape) * dtype.itemsize
+    data = os.pread(self._open(), size, member.start + row * size)
+    if len(data) != size:
+      raise ValueError(f"{name}: expected {size} bytes, got {len(data)}: a cut file")
+    return np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
+
+  def texts(self, name: str) -> list[str]:
+    """All of a column of text, pickled objects read without executing anything.
+
+    Raises:
+      ValueError: If it is not there or is no text.
+    """
+    where = f"{self.path}: {name}"
+    if name not in self.names:
+      raise ValueError(f"{where}: expected it, got {' '.join(self.names)}")
+    with _archive(self.path) as archive:
+      data = archive.read(f"{name}.npy")
+    return pickles.parse_texts(data, where)
+
+  def _open(self) -> int:
+    if self._descriptor is None:
+      self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+      weakref.finalize(self, os.close, self._descriptor)
+    return self._descriptor
+
+  def __getstate__(self) -> dict[str, object]:
+    return self.__dict__ | {"_unpacked": {}, "_descriptor": None}
+
+
+@contextlib.contextmanager
+def _archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+  """Opens it; whatever damage raises becomes one line that names the file."""
+  try:
+    with reading(str(path)), zipfile.ZipFile(path) as archive:
+      yield archive
+  except OSError as error:  # damaged places make it seek anywhere
+    raise ValueError(f"{path}: expected an undamaged file; {error}") from error
+
+
+def _find(archive: zipfile.ZipFile, name: str) -> _Member:
+  """Where the numbers of a member are, which must be as many as it claims."""
+  info = archive.getinfo(name)
+  with archive.open(info) as file:
+    stream = io.BytesIO(file.read(_HEADER_BYTES))
+  shape, fortran, dtype = pickles.read_header(stream)
+  if dtype.kind not in "biuf" or len(shape) == 0:
+    raise ValueError(f"expected rows of numbers, got {dtype} {shape}")
+  size = math.prod(shape) * dtype.itemsize
+  if size != info.file_size - stream.tell():
+    raise ValueError(f"expected {size} bytes, got {info.file_size - stream.tell()}")
+  if info.compress_type != zipfile.ZIP_STORED or (fortran and len(shape) > 1):
+    return _Member(shape, dtype.str, -1)
+  handle = archive.fp
+  if handle is None:
+    raise ValueError("expected an open file")
+  handle.seek(info.header_offset)
+  lengths = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
+  start = info.header_offset + _LOCAL_HEADER.size + sum(lengths) + stream.tell()
+  return _Member(shape, dtype.str, start)

@@ -1,0 +1,379 @@
+"""METRO's own layout: TSV files of pictures and labels, named by a yaml file.
+
+  x.img.tsv       key, JPEG in base64 (the last column)
+  x.label.tsv     key, JSON: a list with one object
+  x.linelist.tsv  optional: the rows to use; of a composite, source and row
+  x.yaml          img, label, linelist, composite: true if img and label are lists
+
+Bodies and hands are told apart by the number of joints. x.hw.tsv is not needed.
+
+Source: the released code's metro/datasets/human_mesh_tsv.py and hand_mesh_tsv.py.
+  Other than there, rows of pictures and labels must have the same key, and files are
+  looked for beside the yaml file only.
+"""
+
+import binascii
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pybase64
+import yaml
+
+from metro_jax.data import schema
+from metro_jax.data.readers import groups
+from metro_jax.data.readers.formats import Source
+from metro_jax.data.readers.tsv_file import TsvFile, read_integers
+from metro_jax.data.schema import Example, LabelSet
+
+_IMAGE_ENDING = ".img.tsv"
+_BOX_PX_PER_SCALE = 200
+_TRIED_ROWS = 1000  # to learn whether bodies or hands are labelled
+_GENDERS = {
+  "m": "male",
+  "f": "female",
+  "n": "neutral",
+  "none": "neutral",
+  "": "neutral",
+}
+
+
+class Files(NamedTuple):
+  """The files of a dataset."""
+
+  images: Sequence[pathlib.Path]
+  labels: Sequence[pathlib.Path]  # one for each of `images`
+  line_list: pathlib.Path | None
+  composite: bool
+
+
+def open_reader(source: Source) -> "TsvReader":
+  """Opens a yaml file, or an .img.tsv file with its .label.tsv beside it.
+
+  Args:
+    source: Uses `source` and `index_folder`.
+
+  Raises:
+    FileNotFoundError: Naming the file that is missing.
+    ValueError: If a file is not what it should be.
+  """
+  path = source.source
+  if path.name.endswith(_IMAGE_ENDING):
+    found = _beside(path)
+  elif path.suffix in (".yaml", ".yml"):
+    found = read_yaml(path)
+  else:
+    raise ValueError(f"{path}: expected FILE.yaml or FILE{_IMAGE_ENDING}")
+  for file in (*found.images, *found.labels, found.line_list):
+    if file is not None and not file.is_file():
+      raise FileNotFoundError(f"{file} is not there, which {path} needs")
+  return TsvReader(path, found, source.index_folder)
+
+
+def _beside(path: pathlib.Path) -> Files:
+  stem = path.name.removesuffix(_IMAGE_ENDING)
+  line_list = path.with_name(f"{stem}.linelist.tsv")
+  return Files(
+    [path],
+    [path.with_name(f"{stem}.label.tsv")],
+    line_list if line_list.exists() else None,
+    composite=False,
+  )
+
+
+def read_yaml(path: pathlib.Path) -> Files:
+  """Reads which files a dataset has; paths are relative to the yaml file.
+
+  Raises:
+    ValueError: If it is not YAML or lacks a key, naming it.
+  """
+  try:
+    found = yaml.safe_load(path.read_text())
+  except (yaml.YAMLError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+  if not isinstance(found, dict):
+    raise ValueError(f"{path}: expected keys and values, got {type(found).__name__}")
+  composite = bool(found.get("composite", False))
+  images = _named_files(path, found, "img", composite)
+  labels = _named_files(path, found, "label", composite)
+  if len(images) != len(labels):
+    raise ValueError(
+      f"{path}: expected as many files in img as in label, got {len(images)} and "
+      f"{len(labels)}"
+    )
+  line_list = found.get("linelist")
+  if composite and not line_list:
+    raise ValueError(
+      f"{path}: expected a linelist of (source, row), as composite: true"
+    )
+  return Files(
+    images, labels, path.parent / str(line_list) if line_list else None, composite
+  )
+
+
+def _named_files(
+  path: pathlib.Path, found: Mapping[str, Any], key: str, composite: bool
+) -> list[pathlib.Path]:
+  named = found.get(key)
+  if composite and isinstance(named, str):  # a file that lists them
+    listed = path.parent / named
+    if not listed.is_file():
+      raise FileNotFoundError(f"{listed} is not there, which {path} needs")
+    named = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+  elif isinstance(named, str):
+    named = [named]
+  if not isinstance(named, list) or not named or (len(named) > 1 and not composite):
+    expected = "a list of files" if composite else "one file"
+    raise ValueError(f"{path}: {key}: expected {expected}, got {named!r}")
+  return [path.parent / str(name) for name in named]
+
+
+class TsvReader:
+  """The rows of a TSV dataset, those of its line list only."""
+
+  def __init__(
+    self, path: pathlib.Path, files: Files, index_folder: pathlib.Path | None = None
+  ):
+    """Opens the files and reads their indices.
+
+    Args:
+      path: Of the yaml file, or of the pictures; for messages.
+      files: The dataset's.
+      index_folder: For indices that cannot stand beside the files.
+
+    Raises:
+      ValueError: If files do not fit each other, or no row has labels.
+    """
+    self.name = f"tsv {path}"
+    self._folder = path.parent
+    self._images = [TsvFile(file, index_folder) for file in files.images]
+    self._label_files = [TsvFile(file, index_folder) for file in files.labels]
+    self._composite = files.composite
+    self._order = _read_order(files)
+    if self._order is None:
+      _expect_same_rows(self._images[0], self._label_files[0])
+    self.labels = self._find_labels(path)
+
+  def __len__(self) -> int:
+    return len(self._images[0]) if self._order is None else len(self._order)
+
+  def where(self, row: int) -> str:
+    """The label file and its row; the picture stands in the same row of its file."""
+    source, line = self._place(row)
+    if not 0 <= source < len(self._label_files):
+      return f"line list row {row}"
+    return f"{self._file_name(source)} row {line}"
+
+  def read(self, row: int) -> Example:
+    """Reads a row, its picture as it is.
+
+    Raises:
+      ValueError: If it is bad, saying why.
+    """
+    source, line = self._place(row)
+    key, label = self._label(source, line)
+    columns = self._images[source].row(line)
+    if columns[0] != key:
+      raise ValueError(
+        f"key: expected {_text(key)} as of the label, got {_text(columns[0])}"
+      )
+    if len(columns) < 2:
+      raise ValueError("image: expected a column with a picture, got none")
+    try:
+      image = pybase64.b64decode(columns[-1].strip(), validate=True)
+    except binascii.Error as error:
+      raise ValueError(f"image: bad base64 ({error})") from error
+    name = _text(key)
+    group = self._file_name(source) if self._composite else groups.group_of(name)
+    return to_example(self.labels, name, image, label, group)
+
+  def _place(self, row: int) -> tuple[int, int]:
+    if self._order is None:
+      return 0, row
+    source, line = self._order[row].tolist()
+    return source, line
+
+  def _file_name(self, source: int) -> str:
+    path = self._label_files[source].path
+    return str(path.relative_to(self._folder) if self._inside(path) else path)
+
+  def _inside(self, path: pathlib.Path) -> bool:
+    return path.is_relative_to(self._folder)
+
+  def _label(self, source: int, line: int) -> tuple[bytes, dict[str, Any]]:
+    if not 0 <= source < len(self._label_files):
+      raise ValueError(
+        f"expected a source below {len(self._label_files)}, got {source}"
+      )
+    columns = self._label_files[source].row(line)
+    if len(columns) < 2:
+      raise ValueError("label: expected a key and JSON, got one column")
+    try:
+      label = _parse(columns[1])
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f"label: bad JSON ({error})") from error
+    if isinstance(label, list) and label:
+      label = label[0]
+    if not isinstance(label, dict):
+      raise ValueError("label: expected a list with one object")
+    return columns[0], label
+
+  def _find_labels(self, path: pathlib.Path) -> LabelSet:
+    problem: Exception | str = "no row"
+    for row in range(min(len(self), _TRIED_ROWS)):
+      try:
+        return labels_of(self._label(*self._place(row))[1])
+      except ValueError as error:
+        problem = f"{self.where(row)}: {error}"
+    raise ValueError(
+      f"{path}: expected labels of bodies or hands in the first {_TRIED_ROWS} rows, "
+      f"got none; {problem}"
+    )
+
+
+def _parse(text: bytes) -> Any:
+  """JSON; and NaN, which Python writes, and which labels that are absent may hold."""
+  try:
+    return orjson.loads(text)
+  except orjson.JSONDecodeError:
+    return json.loads(text)
+
+
+def labels_of(label: Mapping[str, Any]) -> LabelSet:
+  """Whether a label is a body's or a hand's, by its shapes.
+
+  Raises:
+    ValueError: If it is of neither.
+  """
+  for name, depth in (("2d_joints", 1), ("3d_joints", 1), ("pose", 0)):
+    values = label.get(name)
+    if depth and isinstance(values, list) and len(values) == 1:
+      values = values[0]
+    if not isinstance(values, list):
+      continue
+    for labels in (schema.BODY, schema.HAND):
+      if len(values) == (len(labels.joints) if depth else 3 * len(labels.tree)):
+        return labels
+  raise ValueError("label: expected 24 joints of a body or 21 of a hand")
+
+
+def to_example(
+  labels: LabelSet, key: str, image: bytes, label: Mapping[str, Any], group: str = ""
+) -> Example:
+  """An example from the JSON of a row.
+
+  Args:
+    labels: Of bodies or hands.
+    key: Names the record.
+    image: A JPEG file's bytes.
+    label: center, scale (box side / 200 px), has_2d_joints, has_3d_joints, has_smpl,
+      and what these say is there: 2d_joints, 3d_joints, pose and betas; gender.
+    group: For tables of errors.
+
+  Raises:
+    ValueError: If something is missing or wrong, naming it.
+  """
+  has_mesh = _flag(label, "has_smpl")
+  return schema.make_example(
+    labels,
+    key,
+    image,
+    _numbers(label, "center"),
+    float(_numbers(label, "scale", depth=0)) * _BOX_PX_PER_SCALE,
+    joints_2d_px=_joints(label, "2d_joints") if _flag(label, "has_2d_joints") else None,
+    joints_3d_m=_joints(label, "3d_joints") if _flag(label, "has_3d_joints") else None,
+    pose=_numbers(label, "pose") if has_mesh else None,
+    shape=_numbers(label, "betas") if has_mesh else None,
+    gender=_gender(label),
+    group=group,
+  )
+
+
+def _flag(label: Mapping[str, Any], name: str) -> bool:
+  value = _value(label, name)
+  if isinstance(value, list) and len(value) == 1:
+    value = value[0]
+  if not isinstance(value, int | float) or value not in (0, 1):
+    raise ValueError(f"{name}: expected 0 or 1, got {_short(value)}")
+  return bool(value)
+
+
+def _value(label: Mapping[str, Any], name: str) -> Any:
+  try:
+    return label[name]
+  except KeyError:
+    raise ValueError(f"label: expected the field {name}, got none") from None
+
+
+def _numbers(label: Mapping[str, Any], name: str, depth: int = 1) -> np.ndarray:
+  value = _value(label, name)
+  try:
+    found = np.array(value)
+  except ValueError as error:  # rows of different lengths
+    raise ValueError(f"{name}: expected numbers, got {_short(value)}") from error
+  if found.dtype.kind not in "fiu":
+    raise ValueError(f"{name}: expected numbers, got {_short(value)}")
+  if found.ndim != depth:
+    raise ValueError(f"{name}: expected {depth} dimensions, got {found.ndim}")
+  return found
+
+
+def _joints(label: Mapping[str, Any], name: str) -> np.ndarray:
+  found = _value(label, name)
+  if isinstance(found, list) and len(found) == 1:  # of one person
+    found = found[0]
+  return _numbers({name: found}, name, depth=2)
+
+
+def _gender(label: Mapping[str, Any]) -> str:
+  gender = label.get("gender", "")
+  if not isinstance(gender, str):
+    raise ValueError(f"gender: expected m, f or none, got {_short(gender)}")
+  return _GENDERS.get(gender.lower(), gender.lower())
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _text(key: bytes) -> str:
+  try:
+    return key.decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(f"key: expected UTF-8, got {_short(key)}") from error
+
+
+def _read_order(files: Files) -> np.ndarray | None:
+  """(n, 2) sources and rows, or None for every row of the one source."""
+  if files.line_list is None:
+    return None
+  found = read_integers(files.line_list, columns=2 if files.composite else 1)
+  if not files.composite:
+    found = np.concatenate([np.zeros_like(found), found], axis=1)
+  if len(found) == 0:
+    raise ValueError(f"{files.line_list}: expected rows, got an empty file")
+  return found
+
+
+def _expect_same_rows(images: TsvFile, labels: TsvFile) -> None:
+  """Without a line list, row i of both files must be of one picture."""
+  if len(images) == len(labels):
+    return
+  raise ValueError(
+    f"expected as many rows in {images.path} as in {labels.path}, got {len(images)} "
+    f"and {len(labels)}{_first_difference(images, labels)}"
+  )
+
+
+def _first_difference(images: TsvFile, labels: TsvFile) -> str:
+  for row in range(min(len(images), len(labels))):
+    keys = images.row(row)[0], labels.row(row)[0]
+    if keys[0] != keys[1]:
+      return (
+        f"; the first that differs is row {row}: {_short(keys[0])}, {_short(keys[1])}"
+      )
+  return ""
