@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -35,11 +36,19 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
     try:
       return main(arguments) or 0
     except USER_ERRORS as error:
-      text = _one_line(error) if isinstance(error, OSError) else error
-      print(f"{name}: {text}", file=sys.stderr)
+      tell(name, error)
       return 1
 
   app.run(guarded, flags_parser=parse)
+
+
+def tell(name: str, error: BaseException) -> None:
+  """Prints what a user can mend in one line, a defect with its traceback."""
+  if not isinstance(error, USER_ERRORS):
+    traceback.print_exception(error)
+    return
+  text = _one_line(error) if isinstance(error, OSError) else error
+  print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def keep_memory() -> None:

@@ -18,6 +18,7 @@ SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
 AVERAGINGS = ("exact", "released")
 GROUND_TRUTHS = ("neutral", "gendered")
+TRUE_JOINTS = ("labels", "mesh")
 RECIPES = ("paper", "released")
 LOSS_ROOTS = ("hips", "wrist")
 DTYPES = ("float32", "bfloat16")
@@ -153,6 +154,8 @@ def _train() -> ConfigDict:
   c.validate_every = 1_300
   c.checkpoint_every = 1_300
   c.keep_best = 1  # checkpoints kept for their PA-MPJPE, beside the latest
+  c.stall_limit_s = 600.0  # a batch that takes longer ends the run; 0 waits for ever
+  c.wait_limit_s = 600.0  # how long processes wait for each other at the start
   c.pictures = 6  # validation examples drawn for TensorBoard and the report
   return c
 
@@ -166,6 +169,7 @@ def _eval() -> ConfigDict:
   c.tta_rotations_deg = (-10.0, 0.0, 10.0)
   c.tta_flip = False  # bodies only: each view also mirrored
   c.ground_truth = "neutral"  # bodies of true meshes; or "gendered", as labelled
+  c.true_joints = "labels"  # or "mesh": regressed from true meshes like predicted ones
   return c
 
 
@@ -237,6 +241,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "data.crop": CROPS,
     "eval.averaging": AVERAGINGS,
     "eval.ground_truth": GROUND_TRUTHS,
+    "eval.true_joints": TRUE_JOINTS,
     "model.backbone": BACKBONES,
     "model.token_source": TOKEN_SOURCES,
     "model.camera_tokens": CAMERA_TOKENS,
@@ -262,7 +267,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "model.camera_hidden_width model.init_std model.position_std model.output_std "
     "optimizer.learning_rate optimizer.accumulate train.batch_size "
     "train.num_steps train.log_every train.validate_every train.checkpoint_every "
-    "train.keep_best eval.batch_size"
+    "train.keep_best train.wait_limit_s eval.batch_size"
   )
   for key in positive.split():
     value = get(config, key)
@@ -279,8 +284,8 @@ def _validate_ranges(config: ConfigDict) -> None:
   not_negative = (
     "data.synthetic.workers data.augment.scale_std data.augment.rotation_std_deg "
     "data.augment.color_gain model.batch_norm_group optimizer.warmup_steps "
-    "optimizer.clip_norm eval.max_examples train.pictures loss.vertices loss.joints "
-    "loss.regressed_joints loss.projection"
+    "optimizer.clip_norm eval.max_examples train.pictures train.stall_limit_s "
+    "loss.vertices loss.joints loss.regressed_joints loss.projection"
   )
   for key in not_negative.split():
     value = get(config, key)

@@ -2,7 +2,7 @@
 
 Run:    python -m metro_jax.export --workdir=RUN
           --format=stablehlo|safetensors|npz|torch
-          [--output=FOLDER] [--checkpoint=best|latest|STEP]
+          [--output=FOLDER] [--checkpoint=best|latest|STEP] [--weights=averaged|last]
           [--parameters=beside|inside] [--image_type=uint8|float32]
 Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md and
           the same facts in model.json:
@@ -38,6 +38,7 @@ from metro_jax.evaluation import (
 from metro_jax.weights import torch_metro, weight_files
 
 FORMATS = ("stablehlo", "safetensors", "npz", "torch")
+WEIGHTS = ("averaged", "last")
 PARAMETERS = ("beside", "inside")
 IMAGE_TYPES = ("uint8", "float32")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -69,6 +70,8 @@ def define_flags() -> None:
   flags.DEFINE_enum("format", FORMATS[0], FORMATS, "What to write.")
   flags.DEFINE_string("output", None, "Folder; WORKDIR/export/FORMAT by default.")
   flags.DEFINE_string("checkpoint", "best", "best (by PA-MPJPE), latest, or a step.")
+  text = "Averaged parameters, where the run kept them, or the last ones."
+  flags.DEFINE_enum("weights", WEIGHTS[0], WEIGHTS, text)
   flags.DEFINE_enum("parameters", "beside", PARAMETERS, "Of stablehlo: where they are.")
   flags.DEFINE_enum("image_type", "uint8", IMAGE_TYPES, "Of stablehlo's pictures.")
 
@@ -246,7 +249,8 @@ def measured_mm(workdir: pathlib.Path) -> dict[str, float]:
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
   workdir = pathlib.Path(FLAGS.workdir).expanduser()
-  run = runs.load(workdir, runs.parse_checkpoint(FLAGS.checkpoint))
+  which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"
+  run = runs.load(workdir, which, averaged=averaged)
   folder = pathlib.Path(FLAGS.output or workdir / "export" / FLAGS.format).expanduser()
   errors_mm = measured_mm(workdir)
   choice = Choice(FLAGS.format, FLAGS.parameters, FLAGS.image_type, errors_mm)

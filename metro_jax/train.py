@@ -5,10 +5,10 @@ Run:    python -m metro_jax.train --config=configs/synthetic.py --workdir=runs/s
 Result: WORKDIR/checkpoints, metrics.jsonl, tensorboard, eval/test.json, report.html.
 """
 
-import math
 import pathlib
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,24 +19,38 @@ from ml_collections import ConfigDict, config_flags
 from metro_jax import command_line
 from metro_jax import config as base
 from metro_jax.data import datasets, pipeline
+from metro_jax.data.schema import Batch
 from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
 from metro_jax.models import setup
-from metro_jax.training import checkpoint, optimizer, parallel
+from metro_jax.training import (
+  bad_batch,
+  checkpoint,
+  logs,
+  optimizer,
+  parallel,
+  processes,
+  sameness,
+  watch,
+)
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
-from metro_jax.training.checkpoint import Checkpoints
 from metro_jax.training.logs import RunLog
+from metro_jax.training.run_checkpoints import RunCheckpoints, Start
+from metro_jax.training.team import Team
+from metro_jax.training.window import NotFiniteError, Window
 from metro_jax.weights import imagenet, weight_files
 from metro_jax.weights.weight_files import Loaded
 
 FLAGS = flags.FLAGS
-STEPS_AHEAD = 2  # how far the host may run ahead of the devices
+LONG_LIMIT_S = 6 * 3600.0  # one process may have to prepare what the others wait for
 
 
 def define_flags() -> None:
   """Defines the flags; not at import, so that commands can be imported together."""
   config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  text = "Exit code after SIGTERM, for launchers that restart by it."
+  flags.DEFINE_integer("stopped_exit_code", 0, text, 0, 255)
   flags.mark_flag_as_required("config")
 
 
@@ -53,13 +67,14 @@ class Job(NamedTuple):
 
   config: ConfigDict
   workdir: pathlib.Path
+  team: Team
   splits: Splits
   network: setup.Network
   geometry: steps.Geometry
   eval_step: evaluator.MappedEvalStep
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: pathlib.Path, team: Team | None = None) -> bool:
   """Trains, validates and saves; then measures the best network and reports.
 
   Args:
@@ -68,66 +83,123 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
       network and data, the run goes on as if it had not stopped.
 
   Raises:
-    ValueError: If the config, the data, given weights or a checkpoint do not fit.
+    ValueError: If the config, the data, given weights or a checkpoint do not fit, or
+      processes were started with different ones.
     FileNotFoundError: If datasets, body files or weights are not there; all are named.
-    FloatingPointError: If the loss is no longer finite.
-    OSError: If the disk is full.
+    FloatingPointError: If loss or gradient are no longer finite; the batch is kept.
+    OSError: If the disk is full, or data or another process did not come in time.
   """
   started = time.time()
   base.validate(config)
   datasets.expect_everything(config)
-  _expect_given_weights(config, workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  team = team or Team()
+  team.expect_same("settings, code and machines", sameness.setup(config))
+  if team.is_first:
+    _expect_given_weights(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
   splits = Splits(
     datasets.open_training(config),
     datasets.open_split(config, config.data.validation),
     datasets.open_split(config, config.data.test),
   )
+  team.expect_same("data", sameness.data(splits))
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)
   geometry = steps.make_geometry(
     network.body, network.levels, network.template, network.gendered
   )
-  eval_step = evaluator.map_eval_step(network.model, geometry)
-  job = Job(config, workdir, splits, network, geometry, eval_step)
-  _fit(job)
-  _finish(job, started)
+  eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
+  job = Job(config, workdir, team, splits, network, geometry, eval_step)
+  finished = _fit(job)
+  if finished:
+    _finish(job, started)
+  return finished
 
 
-def _fit(job: Job) -> None:
-  """The training loop, from the latest checkpoint on."""
+def _fit(job: Job) -> bool:
+  """The training loop, from the latest checkpoint on; whether it reached its end."""
   config, model = job.config, job.network.model
   adam = optimizer.make_optimizer(config)
   train_step = parallel.map_step(
     steps.make_train_step(model, adam, config), job.geometry, donate=True
   )
-  last = config.train.num_steps
   folder = job.workdir / runs.CHECKPOINT_FOLDER
-  with Checkpoints(folder, config.train.keep_best) as checkpoints:
-    given = None if checkpoints.steps() else _given_weights(job)
-    fresh = states.create(
-      model, adam, job.network.template, config.data.image_px, config.seed
-    )
-    state, first = _restore(job, checkpoints, _with_given(fresh, given))
-    runs.save_config(job.workdir, config)
-    batches = pipeline.train_batches(job.splits.train, config, first)
-    with RunLog(job.workdir, first, last, config.train.batch_size) as log:
-      state = parallel.replicate(state)
-      window = Window()
-      for step, batch in zip(range(first + 1, last + 1), batches, strict=False):
-        state, metrics = train_step(state, parallel.shard(batch))
-        window.add(metrics)
-        log.tick(step)
-        validating = _due(step, config.train.validate_every, last)
-        saving = validating or _due(step, config.train.checkpoint_every, last)
-        if saving or _due(step, config.train.log_every, last):
-          log.train(step, window.mean(step))  # never saves what is not finite
-        errors = _validate(job, state, step, log) if validating else None
-        if saving:
-          position = pipeline.saved_position(step, job.splits.train, config)
-          saved = parallel.unreplicate(state)
-          checkpoints.save(saved, step, position, errors, config.to_dict())
+  with RunCheckpoints(folder, config.train.keep_best, job.team) as checkpoints:
+    start = _start(job, checkpoints, adam)
+    if job.team.is_first:
+      runs.save_config(job.workdir, config)
+    with _open_log(job, start.step) as log, watch.StopRequest(job.team) as request:
+      try:
+        step = _loop(job, train_step, start, checkpoints, log, request)
+      except NotFiniteError as error:
+        raise FloatingPointError(_explain(job, checkpoints, error)) from error
+  if step < config.train.num_steps:
+    log.say(f"Stopped after step {step}, which is saved; the same command goes on")
+  return step >= config.train.num_steps
+
+
+def _loop(
+  job: Job,
+  train_step: Any,
+  start: Start,
+  checkpoints: RunCheckpoints,
+  log: RunLog,
+  request: watch.StopRequest,
+) -> int:
+  """Steps from the start to the end of the run or a request to stop; the last step."""
+  config, last = job.config, job.config.train.num_steps
+  state, window = parallel.replicate(start.state), Window(config.data.train)
+  step, batches = start.step, _batches(job, start.step)
+  for step in range(start.step + 1, last + 1):
+    batch = next(batches)
+    state, metrics = train_step(state, parallel.shard(batch))
+    window.add(metrics)
+    log.tick(step)
+    stopping = request.after(step)
+    validating = _due(step, config.train.validate_every, last) and not stopping
+    saving = validating or stopping or _due(step, config.train.checkpoint_every, last)
+    if saving or _due(step, config.train.log_every, last):
+      log.train(step, window.mean(step))  # never saves what is not finite
+    errors = _validate(job, state, step, log) if validating else None
+    if saving:
+      position = pipeline.saved_position(step, job.splits.train, config)
+      checkpoints.save(state, step, position, errors, config.to_dict())
+    if stopping:
+      break
+  return step
+
+
+def _batches(job: Job, first: int) -> Iterator[Batch]:
+  """This process's batches from step `first` + 1 on; an error if one takes too long."""
+  config, split, team = job.config, job.splits.train, job.team
+  batches = pipeline.train_batches(split, config, first, team.index, team.count)
+
+  def describe(number: int) -> str:
+    return f"batch {first + number + 1} of {split.name}"
+
+  return watch.in_time(batches, config.train.stall_limit_s, describe)
+
+
+def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> str:
+  """What a user can do about it; the first process keeps the batch."""
+  if not job.team.is_first:
+    return str(error)
+  last = checkpoints.latest()
+  good = "there is no checkpoint yet" if last is None else f"step {last} is saved"
+  batch = bad_batch.write(job.workdir, job.splits.train, job.config, error.step)
+  return (
+    f"{error}; {good}; the batch is in {batch}; try a lower "
+    "config.optimizer.learning_rate or config.optimizer.clip_norm"
+  )
+
+
+def _open_log(job: Job, step: int) -> RunLog:
+  if not job.team.is_first:
+    return logs.NoLog()
+  return RunLog(
+    job.workdir, step, job.config.train.num_steps, job.config.train.batch_size
+  )
 
 
 def _expect_given_weights(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -174,51 +246,29 @@ def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainS
   return states.with_weights(fresh, variables)
 
 
-def _restore(
-  job: Job, checkpoints: Checkpoints, fresh: states.TrainState
-) -> tuple[states.TrainState, int]:
+def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
   """The latest checkpoint's state and step, or the fresh state and 0."""
-  restored = checkpoints.restore(fresh)
-  if restored is None:
-    return fresh, 0
-  step = pipeline.restored_step(restored.pipeline, job.splits.train, job.config)
-  print(f"Going on from step {step} in {job.workdir}", flush=True)
-  return restored.tree, step
+  config, network = job.config, job.network
+  fresh = states.create(
+    network.model,
+    adam,
+    network.template,
+    config.data.image_px,
+    config.seed,
+    config.optimizer.ema_decay > 0,
+  )
+  if job.team.is_first and not checkpoints.any():
+    fresh = _with_given(fresh, _given_weights(job))
+  start = checkpoints.start(fresh)
+  if start.step:
+    pipeline.restored_step(start.pipeline, job.splits.train, config)
+    if job.team.is_first:
+      print(f"Going on from step {start.step} in {job.workdir}", flush=True)
+  return start
 
 
 def _due(step: int, every: int, last: int) -> bool:
   return step % every == 0 or step == last
-
-
-class Window:
-  """Training metrics since the last log line, still on the devices."""
-
-  def __init__(self):
-    self._metrics: list[dict[str, jax.Array]] = []
-
-  def add(self, metrics: dict[str, jax.Array]) -> None:
-    """Takes a step's metrics; waits if the devices are far behind."""
-    self._metrics.append(metrics)
-    if len(self._metrics) > STEPS_AHEAD:
-      jax.block_until_ready(self._metrics[-1 - STEPS_AHEAD])
-
-  def mean(self, step: int) -> dict[str, float]:
-    """Averages and forgets.
-
-    Raises:
-      FloatingPointError: If the loss of a step was not finite.
-    """
-    rows = [parallel.unreplicate(metrics) for metrics in self._metrics]
-    self._metrics.clear()
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    if not math.isfinite(means["loss"]):
-      bad = next(i for i, row in enumerate(rows) if not np.isfinite(row["loss"]))
-      raise FloatingPointError(
-        f"step {step - len(rows) + 1 + bad}: expected a finite loss, got "
-        f"{rows[bad]['loss']}; the last checkpoint is from before it, try a lower "
-        "config.optimizer.learning_rate"
-      )
-    return means
 
 
 def _validate(
@@ -227,7 +277,9 @@ def _validate(
   """Errors on the validation split, logged with a few pictures."""
   config, split = job.config, job.splits.validation
   log.pause()
-  batches = pipeline.eval_batches(split, config, max_examples=config.eval.max_examples)
+  batches = pipeline.eval_batches(
+    split, config, job.team.index, job.team.count, config.eval.max_examples
+  )
   results = evaluator.evaluate(job.eval_step, state.variables, batches)
   log.scalars(step, "validation", results.means_mm)
   text = ", ".join(
@@ -248,8 +300,8 @@ def _validate(
 def _finish(job: Job, started: float) -> None:
   """Measures the best checkpoint on the test split and writes the report."""
   config, workdir = job.config, job.workdir
-  run = runs.load(workdir, "best")
-  variables = parallel.replicate(run.variables)
+  step, best = _best(job)
+  variables = parallel.replicate(best)
   done = assessment.assess(
     job.eval_step,
     variables,
@@ -260,7 +312,7 @@ def _finish(job: Job, started: float) -> None:
     workdir,
     "test",
   )
-  written = assessment.write(done, workdir, run.step)
+  written = assessment.write(done, workdir, step)
   choices = examples.choose(done.results, config.train.pictures)
   drawn = examples.draw(
     job.eval_step,
@@ -270,19 +322,52 @@ def _finish(job: Job, started: float) -> None:
     job.network.body.faces,
     config,
   )
+  if not job.team.is_first:
+    return
   pictures = examples.as_pictures(drawn, choices, "test")
   facts = {
     "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started)
   }
-  report = run_report.write(workdir, config, done, pictures, run.step, facts)
+  report = run_report.write(workdir, config, done, pictures, step, facts)
   print(done.table())
   print(f"\nWritten to {written} and {report}")
 
 
-def main(arguments: list[str]) -> None:
+def _best(job: Job) -> tuple[int, Any]:
+  """The best checkpoint's step and variables, read by the first process."""
+  if job.team.is_first:
+    run = runs.load(job.workdir, "best")
+    step, variables = run.step, run.variables
+  else:
+    network = job.network
+    px = job.config.data.image_px
+    like = states.variable_shapes(network.model, network.template, px)
+    step, variables = 0, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+  step = job.team.share("reading the best checkpoint", step)
+  return step, job.team.spread(variables)
+
+
+def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   command_line.keep_memory()
-  train(FLAGS.config, pathlib.Path(FLAGS.workdir).expanduser())
+  base.validate(FLAGS.config)
+  if "://" in FLAGS.workdir:
+    raise ValueError(
+      f"--workdir: expected a folder, got {FLAGS.workdir!r}; mount the bucket as one"
+    )
+  team = processes.join(processes.find(), FLAGS.config.train.wait_limit_s)
+  try:
+    with watch.Watch(team):
+      team.limit_s = LONG_LIMIT_S  # the watch finds out sooner who is gone
+      finished = train(FLAGS.config, pathlib.Path(FLAGS.workdir).expanduser(), team)
+      team.meet("ending the run")
+  except (Exception, KeyboardInterrupt) as error:
+    if team.count == 1 and not isinstance(error, watch.StalledError):
+      raise
+    # An ordinary exit waits for threads and processes that may never answer.
+    command_line.tell("train", error)
+    watch.leave(1)
+  return 0 if finished else FLAGS.stopped_exit_code
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import metro_jax
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
   "files", "config", "body", "rendering", "data", "models", "weights", "training",
-  "evaluation",
+  "evaluation", "planning", "benchmarking",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 

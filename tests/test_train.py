@@ -104,6 +104,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data_dir, tm
 @pytest.mark.parametrize(
   ("override", "message"),
   [
+    ("--workdir=gs://bucket/run", "expected a folder, got 'gs://bucket/run'; mount"),
     ("--config.model.backbon=resnet50", 'Did you mean "backbone"'),
     ("--config.model.backbone=resnet51", "config.model.backbone: expected one of"),
     ("--config.train.batch_size=many", "config.train.batch_size"),
@@ -117,8 +118,8 @@ def test_a_wrong_setting_fails_with_one_line_before_any_device(override, message
       "-m",
       "metro_jax.train",
       f"--config={CONFIG}:tiny",
-      override,
       "--workdir=/nonexistent/run",
+      override,
     ],
     capture_output=True,
     text=True,

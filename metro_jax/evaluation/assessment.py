@@ -1,20 +1,29 @@
-"""A split's errors beside the baseline's, on paper: table and JSON file."""
+"""A split's errors beside the baseline's, on paper: tables and JSON file."""
 
+import json
+import math
 import pathlib
+import textwrap
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from metro_jax import files
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
-from metro_jax.evaluation import evaluator, protocols
+from metro_jax.evaluation import averaging, baseline, evaluator, protocols, tables, tta
+from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.evaluation.protocols import Protocol
+from metro_jax.evaluation.tables import Tables
+from metro_jax.evaluation.tta import Views
 from metro_jax.training.step import Geometry
 
 FOLDER = "eval"
 MEAN_MESH_FILE = "mean_mesh.npz"
+TERMINAL_COLUMNS = 88
 
 
 class Assessment(NamedTuple):
@@ -24,10 +33,11 @@ class Assessment(NamedTuple):
   results: Results
   baseline: Results
   protocol: Protocol
+  tables: Tables | None = None  # of the first process
 
   def table(self) -> str:
     """What to print."""
-    return evaluator.format_table(self.results, self.baseline, self.protocol)
+    return format_table(self.results, self.baseline, self.protocol)
 
 
 def assess(
@@ -39,34 +49,69 @@ def assess(
   config: ConfigDict,
   workdir: pathlib.Path,
   split: str,
+  views: Views | None = None,
+  watch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Assessment:
   """Evaluates the network and the mean mesh; keeps the mean mesh in the workdir.
 
   Args:
-    eval_step: Made by `evaluator.map_eval_step`.
+    eval_step: Made by `evaluator.map_eval_step`, with the same views and settings.
     state: The network's variables, replicated.
     geometry: The body's arrays, NumPy's.
     source: The split.
     train_source: The training split, for the mean mesh.
-    config: Uses `data` and `eval`.
+    config: Uses `body`, `data`, `train` and `eval`.
     workdir: Of the run.
     split: The split's name.
+    views: Of test-time augmentation; None without.
+    watch: As for `evaluator.evaluate`, of the network's batches.
 
   Returns:
     Errors over the whole split, the same on every process.
   """
-  total = -(-len(source) // config.eval.batch_size)
-
-  def batches():
-    here, processes = jax.process_index(), jax.process_count()
-    return pipeline.eval_batches(source, config, here, processes)
-
-  results = evaluator.evaluate(eval_step, state, batches(), total, f"{split} split")
-  cache = workdir / FOLDER / MEAN_MESH_FILE
-  mean_mesh_m = evaluator.mean_mesh(train_source, geometry.body, cache)
-  baseline = evaluator.mean_mesh_baseline(mean_mesh_m, geometry, batches(), total)
   protocol = protocols.for_dataset(source.name, config)
-  return Assessment(split, results, baseline, protocol)
+  if views is not None:
+    protocol = protocol._replace(views=tta.describe(config))
+  batches, total = _batches(source, config, views)
+  label = f"{split} split"
+  results = evaluator.evaluate(eval_step, state, batches, total, label, watch)
+  cache = workdir / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
+  mean_mesh_m = baseline.mean_mesh(train_source, geometry.body, cache)
+  batches, total = _batches(source, config, None)
+  beside = baseline.mean_mesh_baseline(
+    mean_mesh_m, geometry, batches, total, config.eval.true_joints
+  )
+  results, beside = (_averaged(one, protocol) for one in (results, beside))
+  found = _make_tables(results, source, protocol)
+  return Assessment(split, results, beside, protocol, found)
+
+
+def _batches(
+  source: Source, config: ConfigDict, views: Views | None
+) -> tuple[Iterable[Any], int]:
+  """This process's batches of a split, and how many there are."""
+  here = (jax.process_index(), jax.process_count())
+  if views is None:
+    size = config.eval.batch_size
+    return pipeline.eval_batches(source, config, *here), -(-len(source) // size)
+  size = tta.batch_size(config, views)
+  return tta.batches(source, config, views, *here), -(-len(source) // size)
+
+
+def _averaged(results: Results, protocol: Protocol) -> Results:
+  """The means that the protocol wants."""
+  if protocol.averaging == "exact":
+    return results
+  batch_size = averaging.BATCH_SIZES[protocol.kind]
+  return results._replace(means=averaging.released_means(results.errors, batch_size))
+
+
+def _make_tables(results: Results, source: Source, protocol: Protocol) -> Tables | None:
+  """The tables, on the first process, which alone writes them."""
+  if jax.process_index() != 0:
+    return None
+  groups = tables.groups_of(source, results.index)
+  return tables.make(results.errors, results.joint_errors_mm, groups, protocol)
 
 
 def write(assessment: Assessment, workdir: pathlib.Path, step: int) -> pathlib.Path:
@@ -82,12 +127,61 @@ def write(assessment: Assessment, workdir: pathlib.Path, step: int) -> pathlib.P
   """
   path = workdir / FOLDER / f"{assessment.split}.json"
   if jax.process_index() == 0:
-    content = evaluator.as_json(
-      assessment.results,
-      assessment.baseline,
-      assessment.protocol,
-      split=assessment.split,
-      step=step,
-    )
-    evaluator.write_json(path, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = as_json(assessment, step)
+    with files.replacing(path) as partial:
+      partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
   return path
+
+
+def as_json(assessment: Assessment, step: int) -> dict[str, Any]:
+  """What `<workdir>/eval/<split>.json` holds; a mean of nothing is null."""
+  protocol = assessment.protocol
+  content = {
+    **_numbers(assessment.results, protocol),
+    "baseline": {
+      **_numbers(assessment.baseline, protocol),
+      "what": protocols.BASELINE,
+    },
+    "protocol": protocols.describe(protocol),
+    "split": assessment.split,
+    "dataset": protocol.name,
+    "step": step,
+  }
+  if assessment.tables is not None:
+    content |= tables.as_json(assessment.tables)
+  return content
+
+
+def _numbers(results: Results, protocol: Protocol) -> dict[str, Any]:
+  means = {
+    name: results.means[name] if math.isfinite(results.means[name]) else None
+    for name in protocol.metrics
+  }
+  return {**means, "examples": results.examples}
+
+
+def format_table(results: Results, beside: Results, protocol: Protocol) -> str:
+  """The errors beside the baseline's, with what they mean, for a terminal."""
+  lines = [f"{'':11} {'network':>12} {'mean mesh':>12} {'change':>8}"]
+  for name in protocol.metrics:
+    metric = protocols.METRICS[name]
+    ours, theirs = results.means[name], beside.means[name]
+    change = _change(metric, ours, theirs)
+    numbers = f"{metric.format(ours):>12} {metric.format(theirs):>12} {change:>8}"
+    lines.append(f"{metric.title:11} {numbers}   {metric.meaning}")
+  lines += [
+    f"{results.examples:,} examples",
+    "",
+    *textwrap.wrap(f"Protocol: {protocols.describe(protocol)}", TERMINAL_COLUMNS),
+    *textwrap.wrap(f"Baseline: {protocols.BASELINE}", TERMINAL_COLUMNS),
+  ]
+  return "\n".join(lines)
+
+
+def _change(metric: protocols.Metric, ours: float, theirs: float) -> str:
+  """From the baseline: of distances in percent, of shares as it is."""
+  if not metric.unit:
+    return f"{ours - theirs:+.3f}" if math.isfinite(ours - theirs) else "–"
+  percent = 100 * (ours / theirs - 1) if theirs else math.nan
+  return f"{percent:+.1f} %" if math.isfinite(percent) else "–"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.data.schema import Example
-from metro_jax.evaluation import protocols
+from metro_jax.evaluation import metrics, protocols
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.rendering import overlay, report
 from metro_jax.training import parallel
@@ -32,7 +33,7 @@ class Drawn(NamedTuple):
 
   row: int
   images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
-  errors_mm: dict[str, float]
+  errors: dict[str, float]
 
 
 class Rows:
@@ -56,14 +57,14 @@ def choose(results: Results, count: int, metric: str = "mpjpe_mm") -> list[Choic
   ranks between them, the median among them.
 
   Args:
-    results: Of this process's share of the split.
+    results: Of the split.
     count: How many; fewer if the split has fewer.
     metric: By which they are ranked; examples without it are left out.
 
   Returns:
     Typical examples first, then the best, then the worst.
   """
-  errors = results.errors_mm[metric]
+  errors = results.errors[metric]
   order = np.argsort(errors, kind="stable")[: int(np.isfinite(errors).sum())]
   count = min(count, len(order))
   extremes = min(max(1, count // 6), (count - 1) // 2) if count > 1 else 0
@@ -74,6 +75,19 @@ def choose(results: Results, count: int, metric: str = "mpjpe_mm") -> list[Choic
   return [
     Choice(label, int(results.index[i])) for label, picked in groups for i in picked
   ]
+
+
+def worst(results: Results, count: int, metric: str = "mpjpe_mm") -> list[Choice]:
+  """Picks the examples with the largest errors, largest first.
+
+  Args:
+    results: Of the split.
+    count: How many; fewer if fewer have the metric.
+    metric: By which they are ranked; one that is smaller for better predictions.
+  """
+  errors = results.errors[metric]
+  order = np.argsort(-errors, kind="stable")[: int(np.isfinite(errors).sum())]
+  return [Choice("worst", int(results.index[i])) for i in order[:count]]
 
 
 def _spread(length: int, count: int) -> Int[np.ndarray, " n"]:
@@ -95,17 +109,21 @@ def draw(
     eval_step: Made by `evaluator.map_eval_step`.
     state: The network's variables, replicated.
     source: The split.
-    rows: Which examples; every process draws its own.
+    rows: Which examples; the same on all processes. The first one draws them.
     faces: Of the full mesh.
     config: Uses `data` and `eval.batch_size`, so that nothing compiles anew.
 
   Returns:
-    In the order of the rows.
+    In the order of the rows; nothing on the other processes.
   """
   drawn = []
-  batches = pipeline.eval_batches(Rows(source, rows), config) if len(rows) else ()
+  share = ConfigDict(config.to_dict())
+  share.eval.batch_size = config.eval.batch_size // jax.process_count()
+  batches = pipeline.eval_batches(Rows(source, rows), share) if len(rows) else ()
   for batch in batches:
     done = eval_step(state, parallel.shard(batch))
+    if jax.process_index() != 0:
+      continue
     vertices, cameras = parallel.gather(done.vertices), parallel.gather(done.camera)
     errors = parallel.gather(done.errors)
     for i in np.flatnonzero(batch.valid):
@@ -141,7 +159,7 @@ def as_sheet(drawn: Sequence[Drawn]) -> UInt8[np.ndarray, "h w 3"]:
   images = [image for one in drawn for image in one.images]
   captions = []
   for one in drawn:
-    error = f"MPJPE {one.errors_mm['mpjpe_mm']:.0f} mm"
+    error = f"MPJPE {one.errors['mpjpe_mm']:.0f} mm"
     captions += [f"row {one.row}", error, CAPTIONS[2]]
   return overlay.contact_sheet(images, len(CAPTIONS), captions, cell_px=224)
 
@@ -153,8 +171,8 @@ def as_pictures(
   pictures = []
   for one, choice in zip(drawn, choices, strict=True):
     errors = {
-      title: f"{one.errors_mm[name]:.1f} mm"
-      for name, (title, _) in protocols.METRICS.items()
+      protocols.METRICS[name].title: f"{one.errors[name]:.1f} mm"
+      for name in metrics.NAMES
     }
     title = f"{choice.label.capitalize()}: {split}/{one.row}"
     pictures.append(report.Picture(title, one.images, CAPTIONS, errors))

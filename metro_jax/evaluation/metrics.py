@@ -1,7 +1,7 @@
-"""Errors of predicted bodies in millimetres, per example.
+"""Errors of predicted bodies and hands in millimetres, per example.
 
 Points come in metres. `mpjpe_mm` and `mpvpe_mm` compare as they are given: centre
-both sides first, joints with `from_hips`, meshes with their own pelvis.
+both sides first, joints with `from_hips`, meshes with their own pelvis or wrist.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,12 @@ from metro_jax.training.losses import from_hips
 __all__ = [
   "NAMES",
   "Similarity",
+  "aligned",
   "apply_similarity",
   "count_and_sum",
+  "distances_mm",
   "from_hips",
+  "mean_of_known",
   "means",
   "mpjpe_mm",
   "mpvpe_mm",
@@ -29,7 +32,7 @@ __all__ = [
 ]
 
 Array = jax.Array
-NAMES = ("mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm")
+NAMES = ("mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm")  # those that papers always give
 _MM = 1000.0
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -41,6 +44,28 @@ class Similarity:
   scale: Float[Array, " b"]
   rotation: Float[Array, "b 3 3"]
   shift: Float[Array, "b 3"]
+
+
+def distances_mm(
+  predicted_m: Float[Any, "b n 3"], target_m: Float[Any, "b n 3"]
+) -> Float[Array, "b n"]:
+  """Distance of each point from its counterpart, millimetres."""
+  return _MM * jnp.linalg.norm(predicted_m - target_m, axis=-1)
+
+
+def mean_of_known(
+  values: Float[Array, "b n"], known: Bool[Any, "b n"] | None = None
+) -> Float[Array, " b"]:
+  """Mean over the points of each example that are known; 0 where none is.
+
+  Args:
+    values: One a point; anything where the point is not known, NaN included.
+    known: Which points count; all if None.
+  """
+  if known is None:
+    return values.mean(-1)
+  count = jnp.maximum(known.sum(-1), 1)
+  return jnp.where(known, values, 0).sum(-1) / count
 
 
 def mpjpe_mm(
@@ -57,7 +82,7 @@ def mpjpe_mm(
   Returns:
     Millimetres, one per example.
   """
-  return _MM * jnp.linalg.norm(predicted_m - target_m, axis=-1).mean(-1)
+  return distances_mm(predicted_m, target_m).mean(-1)
 
 
 def mpvpe_mm(
@@ -88,11 +113,26 @@ def pa_mpjpe_mm(
   Source: Umeyama, "Least-squares estimation of transformation parameters between two
     point patterns", TPAMI 1991; released code, metro/utils/metric_pampjpe.py.
   """
-  aligned = apply_similarity(similarity(predicted_m, target_m), predicted_m)
-  return mpjpe_mm(aligned, target_m)
+  return mpjpe_mm(aligned(predicted_m, target_m), target_m)
 
 
-def similarity(source: Float[Any, "b n 3"], target: Float[Any, "b n 3"]) -> Similarity:
+def aligned(
+  predicted_m: Float[Any, "b n 3"],
+  target_m: Float[Any, "b n 3"],
+  known: Bool[Any, "b n"] | None = None,
+  proper: bool = True,
+) -> Float[Array, "b n 3"]:
+  """Predicted points moved by their best similarity; see `similarity`."""
+  transform = similarity(predicted_m, target_m, known, proper)
+  return apply_similarity(transform, predicted_m)
+
+
+def similarity(
+  source: Float[Any, "b n 3"],
+  target: Float[Any, "b n 3"],
+  known: Bool[Any, "b n"] | None = None,
+  proper: bool = True,
+) -> Similarity:
   """The similarity that brings points closest to others.
 
   K = Σ_i p_i q_iᵀ = U S Vᵀ of the centred points, Z = diag(1, 1, det(U Vᵀ)):
@@ -101,6 +141,9 @@ def similarity(source: Float[Any, "b n 3"], target: Float[Any, "b n 3"]) -> Simi
   Args:
     source: The points to move.
     target: Where they should come.
+    known: Which points decide; all if None. Fewer than 3 leave the turn undecided.
+    proper: Whether mirror images are refused, as everywhere but on FreiHAND's
+      leaderboard; Z is the identity otherwise.
 
   Returns:
     One similarity an example. Points that coincide give scale 0, not NaN.
@@ -115,17 +158,29 @@ def similarity(source: Float[Any, "b n 3"], target: Float[Any, "b n 3"]) -> Simi
       f"similarity: expected at least 3 points, got {source.shape[1]}; "
       "the rotation is not unique"
     )
-  source_mean, target_mean = source.mean(1), target.mean(1)
+  source_mean, target_mean = _centre(source, known), _centre(target, known)
   p, q = source - source_mean[:, None], target - target_mean[:, None]
+  if known is not None:
+    p, q = (jnp.where(known[..., None], points, 0) for points in (p, q))
   covariance = jnp.einsum("bni,bnj->bij", p, q, precision=_PRECISION)
   u, s, vt = jnp.linalg.svd(covariance)
   turn = jnp.einsum("bij,bjk->bik", u, vt, precision=_PRECISION)
-  sign = jnp.stack([jnp.ones_like(s[:, 0])] * 2 + [jnp.sign(_det(turn))], axis=-1)
+  hand = jnp.sign(_det(turn)) if proper else jnp.ones_like(s[:, 0])
+  sign = jnp.stack([jnp.ones_like(hand)] * 2 + [hand], axis=-1)
   rotation = jnp.einsum("bji,bj,bkj->bik", vt, sign, u, precision=_PRECISION)
   spread = jnp.square(p).sum((1, 2))
   scale = (s * sign).sum(-1) / jnp.where(spread > 0, spread, 1)
   moved = jnp.einsum("b,bij,bj->bi", scale, rotation, source_mean, precision=_PRECISION)
   return Similarity(scale, rotation, target_mean - moved)
+
+
+def _centre(
+  points: Float[Any, "b n 3"], known: Bool[Any, "b n"] | None
+) -> Float[Array, "b 3"]:
+  if known is None:
+    return jnp.asarray(points).mean(1)
+  count = jnp.maximum(known.sum(-1, keepdims=True), 1)
+  return jnp.where(known[..., None], points, 0).sum(1) / count
 
 
 def apply_similarity(

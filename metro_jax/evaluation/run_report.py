@@ -77,10 +77,11 @@ def error_rows(assessment: Assessment) -> list[report.ErrorRow]:
     report.ErrorRow(
       protocols.METRICS[name].title,
       protocols.METRICS[name].meaning,
-      assessment.results.means_mm[name],
-      assessment.baseline.means_mm[name],
+      assessment.results.means[name],
+      assessment.baseline.means[name],
     )
-    for name in metrics.NAMES
+    for name in assessment.protocol.metrics
+    if protocols.METRICS[name].unit
   ]
 
 

@@ -118,6 +118,42 @@ class RunLog:
       partial.write_text(text)
 
 
+class NoLog(RunLog):
+  """Of a process that writes nothing, because another one does."""
+
+  def __init__(self):
+    pass
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    pass
+
+  def tick(self, step: int) -> None:
+    """Does nothing."""
+
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def pause(self) -> None:
+    """Does nothing."""
+
+  def resume(self) -> None:
+    """Does nothing."""
+
+  def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Does nothing."""
+
+  def say(self, text: str) -> None:
+    """Does nothing."""
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
   """The lines of a run's metrics file; a last line cut off by a kill is left out."""
   lines = []

@@ -29,15 +29,54 @@ def map_step(
     mapped(state, batch) on stacked trees, with a stacked result. Structures come
     back as the step returns them, so their arrays must not be bound to a rank.
   """
+  mapped = _mapped(step, geometry, donate, None)
+  constants = replicate(jax.tree.leaves(geometry))
+  return lambda state, batch: mapped(state, batch, constants)
+
+
+def lower_step(
+  step: Callable[..., Tree],
+  geometry: Geometry,
+  state: Tree,
+  batch: Tree,
+  devices: Sequence[Any],
+  *,
+  donate: bool,
+) -> jax.stages.Lowered:
+  """What `map_step` runs, before compilation, for devices that need not be here.
+
+  Args:
+    step: As for `map_step`.
+    geometry: As for `map_step`.
+    state: One device's, arrays or shapes.
+    batch: One device's, arrays or shapes.
+    devices: To compile for.
+    donate: As for `map_step`.
+  """
+
+  def stacked(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((len(devices), *np.shape(x)), x.dtype)
+
+  arguments = (state, batch, jax.tree.leaves(geometry))
+  mapped = _mapped(step, geometry, donate, devices)
+  return mapped.lower(*jax.tree.map(stacked, arguments))
+
+
+def _mapped(
+  step: Callable[..., Tree],
+  geometry: Geometry,
+  donate: bool,
+  devices: Sequence[Any] | None,
+) -> Callable[..., Tree]:
+  """mapped(state, batch, leaves of the geometry), over all devices by default."""
   # Lists of arrays cross the map: structures check the shapes of one device.
-  leaves, structure = jax.tree.flatten(geometry)
+  structure = jax.tree.structure(geometry)
 
   def flat(state: Tree, batch: Tree, leaves: list[Any]) -> Tree:
     return step(state, batch, jax.tree.unflatten(structure, leaves))
 
-  mapped = jax.pmap(flat, axis_name=AXIS, donate_argnums=(0,) if donate else ())
-  constants = replicate(leaves)
-  return lambda state, batch: mapped(state, batch, constants)
+  donated = (0,) if donate else ()
+  return jax.pmap(flat, axis_name=AXIS, donate_argnums=donated, devices=devices)
 
 
 def replicate(tree: Tree) -> Tree:

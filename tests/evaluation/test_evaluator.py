@@ -1,8 +1,10 @@
 import functools
 import json
 import math
+import operator
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ import pytest
 
 from metro_jax.body import body_model, joints
 from metro_jax.data.schema import Batch
-from metro_jax.evaluation import evaluator, protocols
+from metro_jax.evaluation import assessment, baseline, evaluator, protocols
 from metro_jax.models.metro import Prediction
 from metro_jax.training import parallel
 from metro_jax.training.step import IMAGENET_MEAN, IMAGENET_STD, Geometry
@@ -121,10 +123,8 @@ def expected_errors(meshes_m):
 def test_every_example_counts_once_whatever_the_batch_size(size):
   results = run(size)
   mpvpe, mpjpe = expected_errors(MESHES_M)
-  assert results.means_mm["mpvpe_mm"] == pytest.approx(mpvpe[HAS_MESH].mean(), rel=1e-5)
-  assert results.means_mm["mpjpe_mm"] == pytest.approx(
-    mpjpe[HAS_JOINTS].mean(), rel=1e-5
-  )
+  assert results.means["mpvpe_mm"] == pytest.approx(mpvpe[HAS_MESH].mean(), rel=1e-5)
+  assert results.means["mpjpe_mm"] == pytest.approx(mpjpe[HAS_JOINTS].mean(), rel=1e-5)
   assert results.examples == 9
 
 
@@ -133,11 +133,25 @@ def test_errors_of_every_example_are_kept_in_order():
   mpvpe, mpjpe = expected_errors(MESHES_M)
   np.testing.assert_array_equal(results.index, np.arange(EXAMPLES))
   expected = np.where(HAS_MESH, mpvpe, np.nan)
-  np.testing.assert_allclose(results.errors_mm["mpvpe_mm"], expected, rtol=1e-5)
+  np.testing.assert_allclose(results.errors["mpvpe_mm"], expected, rtol=1e-5)
   expected = np.where(HAS_JOINTS, mpjpe, np.nan)
-  np.testing.assert_allclose(results.errors_mm["mpjpe_mm"], expected, rtol=1e-5)
-  own = results.errors_mm["pa_mpjpe_mm"]
-  assert results.means_mm["pa_mpjpe_mm"] == pytest.approx(np.nanmean(own), rel=1e-6)
+  np.testing.assert_allclose(results.errors["mpjpe_mm"], expected, rtol=1e-5)
+  own = results.errors["pa_mpjpe_mm"]
+  assert results.means["pa_mpjpe_mm"] == pytest.approx(np.nanmean(own), rel=1e-6)
+
+
+def test_true_joints_are_those_of_the_true_mesh_where_the_config_says_so():
+  eval_step = evaluator.map_eval_step(Lookup(), GEOMETRY, "mesh")
+  state = parallel.replicate({"params": {"meshes": MESHES_M}})
+  results = evaluator.evaluate(eval_step, state, batches(16))
+  truth = body_model.pose_body(BODY, POSE, SHAPE).vertices
+  regressor = BODY.regressors["h36m"][joints.J14_FROM_H36M]
+  hips = [joints.J14.index("R_Hip"), joints.J14.index("L_Hip")]
+  gap = regressor @ (MESHES_M[:EXAMPLES] - truth)
+  gap = gap - gap[:, hips].mean(1, keepdims=True)
+  expected = 1000 * np.linalg.norm(gap, axis=-1).mean(-1)
+  expected = np.where(HAS_MESH, expected, np.nan)  # whether or not it has joints
+  np.testing.assert_allclose(results.errors["mpjpe_mm"], expected, rtol=1e-4)
 
 
 def test_eight_devices_give_what_one_gives():
@@ -154,8 +168,39 @@ def test_eight_devices_give_what_one_gives():
   devices, means, errors = json.loads(done.stdout)
   here = run(16)
   assert devices == 8
-  assert means == pytest.approx(here.means_mm, rel=1e-6)
-  np.testing.assert_allclose(errors, here.errors_mm["pa_mpjpe_mm"], rtol=1e-5)
+  assert means == pytest.approx(here.means, rel=1e-6)
+  np.testing.assert_allclose(errors, here.errors["pa_mpjpe_mm"], rtol=1e-5)
+
+
+def test_two_processes_give_what_one_gives_each_with_all_examples():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    port = probe.getsockname()[1]
+  root = str(pathlib.Path(evaluator.__file__).parents[2])
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+  started = [
+    subprocess.Popen(
+      [sys.executable, __file__, str(process), str(port)],
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for process in range(2)
+  ]
+  try:
+    said = [process.communicate(timeout=300) for process in started]
+  finally:
+    for process in started:
+      process.kill()
+  here = run(16)
+  for out, err in said:
+    lines = out.strip().splitlines()  # gloo tells of its connections here too
+    assert lines, err
+    devices, means, errors = json.loads(lines[-1])
+    assert devices == 1
+    assert means == pytest.approx(here.means, rel=1e-6)
+    np.testing.assert_allclose(errors, here.errors["pa_mpjpe_mm"], rtol=1e-5)
 
 
 class Split:
@@ -183,66 +228,94 @@ def expected_mean_mesh(count):
 
 @pytest.mark.parametrize("count", [5, 48, 49])
 def test_mean_mesh_is_the_mean_over_labelled_examples_from_their_pelvis(count):
-  mean_m = evaluator.mean_mesh(Split(count), BODY)
+  mean_m = baseline.mean_mesh(Split(count), BODY)
   np.testing.assert_allclose(mean_m, expected_mean_mesh(count), rtol=1e-4, atol=1e-4)
 
 
 def test_mean_mesh_is_computed_once_for_a_split(tmp_path):
   cache = tmp_path / "eval" / "mean_mesh.npz"
   split = Split(12)
-  first = evaluator.mean_mesh(split, BODY, cache)
+  first = baseline.mean_mesh(split, BODY, cache)
   read = split.read
-  np.testing.assert_array_equal(evaluator.mean_mesh(split, BODY, cache), first)
+  np.testing.assert_array_equal(baseline.mean_mesh(split, BODY, cache), first)
   assert split.read - read == 2  # only the two that tell splits apart
-  other = evaluator.mean_mesh(Split(13), BODY, cache)
+  other = baseline.mean_mesh(Split(13), BODY, cache)
   np.testing.assert_allclose(other, expected_mean_mesh(13), rtol=1e-4, atol=1e-4)
 
 
-def test_a_split_without_meshes_has_no_mean():
-  with pytest.raises(ValueError, match="tiny/train: expected examples with a mesh"):
-    evaluator.mean_mesh(Split(1), BODY)
+def test_a_split_without_meshes_gives_the_upright_mean_body():
+  upright = BODY.template * [1, -1, -1]  # half a turn about x, into the camera frame
+  expected = upright - BODY.regressors["h36m"][0] @ upright
+  np.testing.assert_allclose(baseline.mean_mesh(Split(1), BODY), expected, atol=1e-3)
+
+
+def test_of_a_large_split_rows_are_read_that_are_spread_evenly(monkeypatch):
+  monkeypatch.setattr(baseline, "MOST_EXAMPLES", 4)
+  split = Split(40)
+  mean_m = baseline.mean_mesh(split, BODY)
+  assert split.read == 4 + 2  # rows 0, 10, 20, 30, and two for the fingerprint
+  rows = np.array([10, 20])  # those of them with a mesh
+  meshes = body_model.pose_body(
+    BODY, POSE[rows % EXAMPLES], SHAPE[rows % EXAMPLES] + rows[:, None]
+  ).vertices
+  pelvis = np.einsum("v,bvc->bc", BODY.regressors["h36m"][0], meshes)
+  expected = (meshes - pelvis[:, None]).mean(0)
+  np.testing.assert_allclose(mean_m, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_baseline_says_the_mean_mesh_for_every_example():
   mean_m = floats(VERTICES, 3)
-  results = evaluator.mean_mesh_baseline(mean_m, GEOMETRY, batches(4))
+  results = baseline.mean_mesh_baseline(mean_m, GEOMETRY, batches(4))
   mpvpe, mpjpe = expected_errors(np.broadcast_to(mean_m, (EXAMPLES, *mean_m.shape)))
-  assert results.means_mm["mpvpe_mm"] == pytest.approx(mpvpe[HAS_MESH].mean(), rel=1e-5)
-  assert results.means_mm["mpjpe_mm"] == pytest.approx(
-    mpjpe[HAS_JOINTS].mean(), rel=1e-5
-  )
+  assert results.means["mpvpe_mm"] == pytest.approx(mpvpe[HAS_MESH].mean(), rel=1e-5)
+  assert results.means["mpjpe_mm"] == pytest.approx(mpjpe[HAS_JOINTS].mean(), rel=1e-5)
 
 
 def made_up(mpvpe, mpjpe, pa_mpjpe):
-  means = {"mpvpe_mm": mpvpe, "mpjpe_mm": mpjpe, "pa_mpjpe_mm": pa_mpjpe}
-  return evaluator.Results(means, 1234, np.zeros(0, np.int64), {})
+  means = dict.fromkeys(protocols.BODY_METRICS, 0.25)
+  means |= {"mpvpe_mm": mpvpe, "mpjpe_mm": mpjpe, "pa_mpjpe_mm": pa_mpjpe}
+  return evaluator.Results(means, 1234, np.zeros(0, np.int64), {}, {})
+
+
+def made_up_assessment():
+  worse = made_up(200.0, 150.0, 60.0)
+  better = made_up(90.0, 60.0, math.nan)
+  return assessment.Assessment("test", better, worse, protocols.SYNTHETIC)
 
 
 def test_the_json_file_holds_both_and_the_protocol(tmp_path):
-  path = tmp_path / "eval" / "test.json"
-  content = evaluator.as_json(
-    made_up(90.0, 60.0, math.nan), made_up(200.0, 150.0, 80.0), protocols.SYNTHETIC
-  )
-  evaluator.write_json(path, content)
+  path = assessment.write(made_up_assessment(), tmp_path, 7)
+  assert path == tmp_path / "eval" / "test.json"
   stored = json.loads(path.read_text())
   assert stored["mpvpe_mm"] == 90.0 and stored["mpjpe_mm"] == 60.0
   assert stored["pa_mpjpe_mm"] is None and stored["examples"] == 1234
-  baseline = stored["baseline"]
-  assert baseline["mpjpe_mm"] == 150.0 and baseline["examples"] == 1234
+  assert stored["pck_150mm"] == 0.25 and stored["step"] == 7
+  beside = stored["baseline"]
+  assert beside["mpjpe_mm"] == 150.0 and beside["examples"] == 1234
   assert stored["protocol"] == protocols.describe(protocols.SYNTHETIC)
 
 
 def test_the_table_says_errors_change_and_protocol():
-  table = evaluator.format_table(
-    made_up(90.0, 60.0, 45.0), made_up(200.0, 150.0, 60.0), protocols.SYNTHETIC
-  )
-  assert "MPJPE           60.0 mm     150.0 mm  -60.0 %" in table
+  table = made_up_assessment().table()
+  assert "MPJPE            60.0 mm     150.0 mm  -60.0 %" in table
+  assert "PA-MPJPE               –      60.0 mm        –" in table
+  assert "3D PCK             0.250        0.250   +0.000" in table
   assert "1,234 examples" in table
   assert protocols.describe(protocols.SYNTHETIC) in " ".join(table.split())
 
 
+def run_as_one_of_two(process, port):
+  """The same examples, half of every batch a process."""
+  parallel.jax.distributed.initialize(f"localhost:{port}", 2, process)
+  eval_step = evaluator.map_eval_step(Lookup(), GEOMETRY)
+  state = parallel.replicate({"params": {"meshes": MESHES_M}})
+  mine = slice(8 * process, 8 * (process + 1))
+  shares = (parallel.jax.tree.map(operator.itemgetter(mine), b) for b in batches(16))
+  return evaluator.evaluate(eval_step, state, shares)
+
+
 if __name__ == "__main__":
-  found = run(16)
+  found = run_as_one_of_two(*map(int, sys.argv[1:])) if sys.argv[1:] else run(16)
   count = parallel.jax.local_device_count()
-  errors_mm = found.errors_mm["pa_mpjpe_mm"].tolist()
-  print(json.dumps([count, found.means_mm, errors_mm]))
+  errors_mm = found.errors["pa_mpjpe_mm"].tolist()
+  print(json.dumps([count, found.means, errors_mm]))

@@ -16,7 +16,8 @@ FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)
 
 def results(errors):
   rows = 100 + np.arange(len(errors))
-  return Results({}, len(errors), rows, {"mpjpe_mm": np.array(errors, np.float32)})
+  errors = {"mpjpe_mm": np.array(errors, np.float32)}
+  return Results({}, len(rows), rows, errors, {})
 
 
 def test_typical_examples_lie_around_the_median_between_best_and_worst():
@@ -26,6 +27,12 @@ def test_typical_examples_lie_around_the_median_between_best_and_worst():
   # Without the extremes 2 .. 8 remain, cut into four parts.
   picked = [errors[choice.row - 100] for choice in chosen]
   assert picked == [2.0, 4.0, 6.0, 8.0, 1.0, 9.0]
+
+
+def test_the_worst_come_worst_first_without_those_not_measured():
+  chosen = examples.worst(results([5.0, np.nan, 9.0, 7.0]), 2)
+  assert chosen == [examples.Choice("worst", 102), examples.Choice("worst", 103)]
+  assert [c.row for c in examples.worst(results([1.0, np.nan]), 6)] == [100]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
@@ -70,7 +77,7 @@ def fake_step(state, batch):
   cameras = np.broadcast_to(np.array([1, 0, 0], np.float32), (*grey.shape, 3))
   errors = {"mpvpe_mm": grey, "mpjpe_mm": grey + 1, "pa_mpjpe_mm": grey - 1}
   return jax.tree.map(
-    jax.numpy.asarray, Evaluation({}, errors, cameras, meshes, meshes, meshes)
+    jax.numpy.asarray, Evaluation({}, errors, {}, cameras, meshes, meshes, meshes)
   )
 
 
@@ -88,7 +95,7 @@ def test_rows_are_drawn_in_order_with_their_errors():
     picture, over, side = one.images
     assert picture.shape == over.shape == side.shape == (224, 224, 3)  # enlarged
     assert abs(int(picture[5, 5, 0]) - one.row) <= 2
-    assert one.errors_mm["mpjpe_mm"] == pytest.approx(one.row + 1, abs=2)
+    assert one.errors["mpjpe_mm"] == pytest.approx(one.row + 1, abs=2)
     changed = (over != picture).any(axis=-1)
     assert changed[100:110, 100:120].all() and not changed[:40].any()
 
@@ -98,6 +105,6 @@ def test_pictures_carry_split_row_and_millimetres():
   picture = examples.as_pictures(drawn, [examples.Choice("worst", 40)], "test")[0]
   assert picture.title == "Worst: test/40"
   assert picture.captions == ("input", "predicted mesh", "from the side")
-  assert picture.errors["MPJPE"] == f"{drawn[0].errors_mm['mpjpe_mm']:.1f} mm"
+  assert picture.errors["MPJPE"] == f"{drawn[0].errors['mpjpe_mm']:.1f} mm"
   sheet = examples.as_sheet(draw([1, 2]))
   assert sheet.shape[0] > 2 * 224 and sheet.shape[1] > 3 * 224

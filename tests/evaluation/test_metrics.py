@@ -144,3 +144,28 @@ def test_the_mean_over_parts_weighs_every_example_the_same():
 def test_a_metric_without_examples_is_nan_not_zero():
   part = metrics.count_and_sum({"a": jnp.ones(2)}, {"a": jnp.zeros(2, bool)})
   assert np.isnan(metrics.means([part])["a"])
+
+
+@pytest.mark.usefixtures("_float64")
+def test_alignment_by_known_points_equals_that_of_these_points_alone():
+  rng = np.random.default_rng(4)
+  source, target = rng.standard_normal((2, 1, 14, 3))
+  known = np.arange(14) % 3 != 0
+  hidden = np.where(known[:, None], target[0], np.nan)[None]
+  got = metrics.aligned(source, hidden, known[None])[0]
+  want = numpy_alignment(source[0, known], target[0, known])
+  np.testing.assert_allclose(got[known], want, atol=1e-9)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_alignment_follows_a_mirror_image_only_where_it_is_let_through():
+  mirrored_m = SQUARE_M * jnp.array([-1.0, 1.0, 1.0])
+  free = metrics.aligned(mirrored_m, SQUARE_M, proper=False)
+  np.testing.assert_allclose(free, SQUARE_M, atol=1e-7)
+  assert jnp.abs(metrics.aligned(mirrored_m, SQUARE_M) - SQUARE_M).max() > 0.1
+
+
+def test_means_of_known_points_leave_out_the_others_even_nan():
+  values = jnp.array([[1.0, jnp.nan, 5.0], [jnp.nan, jnp.inf, 2.0]])
+  known = jnp.array([[True, False, True], [False, False, False]])
+  np.testing.assert_array_equal(metrics.mean_of_known(values, known), [3.0, 0.0])

@@ -31,7 +31,8 @@ LINES = [
 def assessment():
   def made_up(mpvpe, mpjpe, pa):
     means = {"mpjpe_mm": mpjpe, "mpvpe_mm": mpvpe, "pa_mpjpe_mm": pa}
-    return Results(means, 321, np.zeros(0, np.int64), {})
+    means["pa_mpvpe_mm"] = 99.0
+    return Results(means, 321, np.zeros(0, np.int64), {}, {})
 
   return Assessment(
     "test", made_up(80.0, 70.0, 50.0), made_up(200.0, 140.0, 100.0), protocols.SYNTHETIC
@@ -61,6 +62,8 @@ def test_the_report_says_errors_protocol_facts_and_config(tmp_path):
     "321 test examples, after step 20 of 260,000",
     "70.0<small>mm",
     "140.0<small>mm",
+    "PA-MPVPE",
+    "99.0<small>mm",
     "\u221250 %",  # 70 against 140
     "the middle of R_Hip and L_Hip",
     "<dd>3 min</dd>",
@@ -73,6 +76,6 @@ def test_the_report_says_errors_protocol_facts_and_config(tmp_path):
 def test_a_metric_without_a_value_does_not_stop_the_report(tmp_path):
   (tmp_path / logs.METRICS_FILE).write_text("")
   done = assessment()
-  done.results.means_mm["mpvpe_mm"] = math.nan
+  done.results.means["mpvpe_mm"] = math.nan
   page = run_report.write(tmp_path, base.get_config(), done, [], 1, {}).read_text()
   assert "Nothing recorded" in page

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from metro_jax.training import checkpoint, manifest
+from metro_jax.training import checkpoint, manifest, orbax_folder
 from metro_jax.training.state import TrainState
 
 PIPELINE = {"step": 7, "seed": 0}
@@ -330,6 +330,13 @@ def test_killed_during_a_save_the_next_start_goes_on_from_the_save_before(tmp_pa
 @pytest.mark.slow
 def test_killed_at_thirty_moments_it_goes_on_every_time(tmp_path):
   check_kills(tmp_path, np.random.default_rng(0).uniform(0, 0.15, 30))
+
+
+def test_a_folder_is_absolute_and_a_buckets_address_stays_whole(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert orbax_folder.as_folder("a/b") == tmp_path / "a" / "b"
+  bucket = orbax_folder.as_folder("gs://bucket/run") / "checkpoints"
+  assert str(bucket) == "gs://bucket/run/checkpoints"
 
 
 def test_meta_is_readable_json(tmp_path):

@@ -1,0 +1,92 @@
+"""Times a config's steps, their parts and the input pipeline on the devices here.
+
+Run:    python -m metro_jax.benchmark --config=configs/synthetic.py [--json=FILE]
+          [--compare=OLD.json] [--profile=FOLDER] [--sections=train,input]
+Result: Images/s, ms, memory, operations/s and their share of the fastest matrix
+        products of the same run. Pictures and weights are made up; no data is needed.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from metro_jax import command_line, files
+from metro_jax import config as base
+from metro_jax.benchmarking import report, suite
+from metro_jax.planning import stand_in
+from metro_jax.training import parallel
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  config_flags.DEFINE_config_file("config", None, "What to time.", lock_config=True)
+  flags.mark_flag_as_required("config")
+  text = "Seconds to repeat each measurement for."
+  flags.DEFINE_float("seconds", 5.0, text, lower_bound=0.0)
+  text = f"What to measure, of {', '.join(suite.SECTIONS)}."
+  flags.DEFINE_list("sections", list(suite.SECTIONS), text)
+  flags.DEFINE_string("json", "", "Also writes everything to this file.")
+  flags.DEFINE_string("compare", "", "An earlier --json file to compare with.")
+  text = "Folder for a trace of a few training steps, for Perfetto or XProf."
+  flags.DEFINE_string("profile", "", text)
+
+
+def benchmark(
+  config: ConfigDict,
+  seconds: float = 5.0,
+  sections: list[str] | None = None,
+  profile: pathlib.Path | None = None,
+) -> dict:
+  """Measures a config; see `benchmarking.report.values` for what comes back.
+
+  Args:
+    config: The whole config.
+    seconds: To repeat each measurement for.
+    sections: Of `suite.SECTIONS`; all by default.
+    profile: Folder for a trace.
+
+  Raises:
+    ValueError: If the config or a section is wrong, or a batch does not divide.
+  """
+  base.validate(config)
+  sections = list(suite.SECTIONS) if sections is None else sections
+  unknown = [name for name in sections if name not in suite.SECTIONS]
+  if unknown:
+    raise ValueError(
+      f"--sections: expected any of {', '.join(suite.SECTIONS)}, got {unknown[0]!r}"
+    )
+  for key in ("train.batch_size", "eval.batch_size"):
+    parallel.check_batch_size(key, base.get(config, key))
+  network, note = stand_in.build(config)
+  if note:
+    print(note, flush=True)
+  measured = suite.measure(config, network, seconds, sections, profile)
+  setting = {
+    "backbone": config.model.backbone,
+    "image_px": config.data.image_px,
+    "compute_dtype": config.model.compute_dtype,
+    "train_batch": config.train.batch_size,
+    "eval_batch": config.eval.batch_size,
+  }
+  return report.values(measured, setting)
+
+
+def main(arguments: list[str]) -> None:
+  command_line.expect_no_arguments(arguments)
+  command_line.keep_memory()
+  old = report.read(pathlib.Path(FLAGS.compare).expanduser()) if FLAGS.compare else None
+  profile = pathlib.Path(FLAGS.profile).expanduser() if FLAGS.profile else None
+  found = benchmark(FLAGS.config, FLAGS.seconds, FLAGS.sections, profile)
+  print(report.text(found, old))
+  if FLAGS.json:
+    with files.replacing(pathlib.Path(FLAGS.json).expanduser()) as partial:
+      partial.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run("benchmark", main)

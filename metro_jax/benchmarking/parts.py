@@ -1,0 +1,226 @@
+"""How long each part of a training step takes by itself, gradients included.
+
+The parts run alone, one device's share each: what a compiler fuses across them, and
+what devices do while they wait for each other, shows in the difference to the step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from metro_jax.benchmarking import pictures, timing
+from metro_jax.benchmarking.timing import Timing
+from metro_jax.models import metro
+from metro_jax.models.setup import Network
+from metro_jax.planning import products
+from metro_jax.training import losses, optimizer, parallel, state
+from metro_jax.training import step as steps
+
+Tree = Any  # a pytree of arrays
+
+
+class Part(NamedTuple):
+  """A part of the step: a function of arrays, and the arrays."""
+
+  name: str
+  function: Callable[..., Tree]
+  arguments: tuple[Tree, ...]
+
+
+class _Given(nn.Module):
+  """In the backbone's place: a feature map that costs nothing."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, images: Any, train: bool) -> Any:
+    del train
+    return jnp.broadcast_to(images[..., :1], (*images.shape[:-1], self.channels))
+
+
+class _FirstThree(nn.Module):
+  """In the encoder's place: coordinates that cost nothing."""
+
+  @nn.compact
+  def __call__(self, tokens: Any, train: bool) -> Any:
+    del train
+    return tokens[..., :3]
+
+
+def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Part]:
+  """The parts of one device's training step.
+
+  Args:
+    config: The whole config.
+    network: Its network.
+    start: The state to take parameters from.
+  """
+  size = config.train.batch_size // jax.local_device_count()
+  model = metro.build(config, network.levels, axis_name=None)
+  batch = pictures.batch(config, size)
+  geometry = steps.make_geometry(
+    network.body, network.levels, network.template, network.gendered
+  )
+  dtype = jnp.dtype(config.model.compute_dtype)
+  images = jax.eval_shape(steps.normalize_images, batch.image, batch.color_gain)
+  variables = {name: dict(tree) for name, tree in start.variables.items()}
+  frozen = tuple(config.optimizer.frozen)
+  backbone, features = _backbone(model, variables, images, "backbone" in frozen)
+  tokens = sum(
+    len(points) for points in (network.template.joints, network.template.vertices)
+  )
+  widths = (3 + features.shape[-1], *config.model.output_widths)
+  return [
+    backbone,
+    *(
+      _block(model, variables, n, (size, tokens, widths[n]), dtype)
+      for n in range(len(config.model.hidden_widths))
+    ),
+    _heads(model, variables, network, features, frozen),
+    Part("body model", steps.make_targets, (batch, geometry)),
+    _loss(config, batch, geometry, size),
+    _update(config, start),
+  ]
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  return jnp.full(shape, 0.01, dtype)
+
+
+def _with_gradients(function: Callable[..., Tree], count: int) -> Callable[..., Tree]:
+  """The function and its gradients by its first arguments, if any."""
+
+  def run(*arguments: Tree) -> Tree:
+    fixed = arguments[count:]
+    results, pull = jax.vjp(lambda *moved: function(*moved, *fixed), *arguments[:count])
+    return pull(jax.tree.map(jnp.ones_like, results)) if count else results
+
+  return run
+
+
+def _backbone(
+  model: metro.METRO, variables: dict[str, Any], images: Any, frozen: bool
+) -> tuple[Part, Any]:
+  stats = variables["batch_stats"].get("backbone", {})
+
+  def run(params: Tree, images: Any) -> Any:
+    taken = {"params": params, "batch_stats": stats}
+    return model.backbone.apply(taken, images, True, mutable=["batch_stats"])[0]
+
+  params = variables["params"]["backbone"]
+  features = jax.eval_shape(run, params, images)
+  given = _zeros(images.shape, images.dtype)
+  run = _with_gradients(run, 0 if frozen else 1)
+  return Part("backbone", run, (params, given)), features
+
+
+def _block(
+  model: metro.METRO,
+  variables: dict[str, Any],
+  n: int,
+  shape: tuple[int, ...],
+  dtype: Any,
+) -> Part:
+  encoder = model.encoder
+  alone = encoder.clone(
+    hidden_widths=encoder.hidden_widths[n : n + 1],
+    output_widths=encoder.output_widths[n : n + 1],
+    feedforward_widths=encoder.feedforward_widths[n : n + 1],
+  )
+  key = jax.random.key_data(jax.random.key(0))
+
+  def run(params: Tree, tokens: Any) -> Any:
+    rngs = {"dropout": jax.random.wrap_key_data(key)}
+    return alone.apply({"params": {"block0": params}}, tokens, True, rngs=rngs)
+
+  params = variables["params"]["encoder"][f"block{n}"]
+  arguments = (params, _zeros(shape, dtype))
+  return Part(f"encoder block {n}", _with_gradients(run, 2), arguments)
+
+
+def _heads(
+  model: metro.METRO,
+  variables: dict[str, Any],
+  network: Network,
+  features: Any,
+  frozen: tuple[str, ...],
+) -> Part:
+  """Token mixing, camera and upsampling: METRO around what it does not look into."""
+  heads = model.clone(backbone=_Given(features.shape[-1]), encoder=_FirstThree())
+  others = ("backbone", "encoder")
+  params = {k: v for k, v in variables["params"].items() if k not in others}
+  fixed = {k: v for k, v in params.items() if k in frozen}
+  moved = {k: v for k, v in params.items() if k not in frozen}
+
+  def run(moved: Tree, images: Any, fixed: Tree) -> Any:
+    params = {"params": {**moved, **fixed}}
+    return heads.apply(params, images, network.template, None, False)
+
+  images = _zeros((*features.shape[:-1], 3), features.dtype)
+  return Part("heads", _with_gradients(run, 2), (moved, images, fixed))
+
+
+def _loss(config: ConfigDict, batch: Any, geometry: steps.Geometry, size: int) -> Part:
+  targets = jax.eval_shape(steps.make_targets, batch, geometry)
+  targets = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), targets)
+  prediction = metro.Prediction(
+    camera=_zeros((size, 3), jnp.float32),
+    joints=_zeros((size, len(geometry.template.joints), 3), jnp.float32),
+    vertices=tuple(_zeros(x.shape, x.dtype) for x in targets.vertices),
+  )
+
+  def run(prediction: Any, targets: Any, regressor: Any) -> Any:
+    def total(prediction: Any) -> Any:
+      return losses.compute(prediction, targets, regressor, config.loss).total
+
+    return jax.value_and_grad(total)(prediction)
+
+  return Part("loss", run, (prediction, targets, geometry.joint_regressor))
+
+
+def _update(config: ConfigDict, start: state.TrainState) -> Part:
+  adam = optimizer.make_optimizer(config)
+  params = optimizer.trained(start.params, tuple(config.optimizer.frozen))
+
+  def run(gradient: Tree, opt_state: Tree, params: Tree) -> Tree:
+    updates, opt_state = adam.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+  return Part("optimizer", run, (params, start.opt_state, params))
+
+
+def measure(parts: list[Part], budget_s: float) -> dict[str, tuple[Timing, float]]:
+  """Times every part; gives its seconds and its products' operations.
+
+  Args:
+    parts: See `of`.
+    budget_s: For each.
+  """
+  found = {}
+  device = jax.local_devices()[0]
+  for part in parts:
+    arguments = jax.device_put(part.arguments, device)
+    compiled = jax.jit(part.function).lower(*arguments).compile()
+    taken = timing.one(lambda c=compiled, a=arguments: c(*a), budget_s)
+    flops = sum(p.flops for p in products.of(part.function, *arguments))
+    found[part.name] = (taken, float(flops))
+    del arguments
+  return found
+
+
+def all_reduce(network: Network, start: state.TrainState, budget_s: float) -> Timing:
+  """Averaging one gradient over all devices of this process."""
+
+  def mean(gradient: Tree, batch: Tree, geometry: steps.Geometry) -> Tree:
+    del batch, geometry
+    return jax.lax.pmean(gradient, steps.AXIS)
+
+  geometry = steps.make_geometry(network.body, network.levels, network.template)
+  mapped = parallel.map_step(mean, geometry, donate=False)
+  gradient = parallel.replicate(start.params)
+  return timing.one(lambda: mapped(gradient, ()), budget_s)

@@ -1,0 +1,120 @@
+"""The checkpoints of a run of several processes: the first one writes and reads them.
+
+Every process holds the same state, so that a checkpoint does not know how many
+processes or devices wrote it, and only the first process needs the folder.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from metro_jax.training import parallel
+from metro_jax.training.checkpoint import CheckpointError, Checkpoints
+from metro_jax.training.team import Team
+
+Tree = Any  # a pytree of arrays
+
+
+class Start(NamedTuple):
+  """What a run begins with.
+
+  Attributes:
+    state: NumPy arrays, the same bits on every process.
+    step: Updates that made it; 0 for a fresh run.
+    pipeline: The input pipeline's position as saved; None for a fresh run.
+  """
+
+  state: Tree
+  step: int
+  pipeline: Any
+
+
+class RunCheckpoints:
+  """A run's checkpoints, with the same calls on all of its processes.
+
+  A context manager; at its end the last save is finished.
+
+  Args:
+    folder: Of the run; only the first process uses it.
+    keep_best: How many to keep for their PA-MPJPE beside the latest.
+    team: The run's processes.
+  """
+
+  def __init__(self, folder: pathlib.Path, keep_best: int, team: Team):
+    self._team = team
+    self._own = Checkpoints(folder, keep_best) if team.is_first else None
+    team.before_end = self._finish_save
+
+  def __enter__(self) -> "RunCheckpoints":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    if self._own is not None:
+      self._own.__exit__(kind, error, trace)
+
+  def _finish_save(self) -> None:
+    try:
+      if self._own is not None:
+        self._own.wait()
+    except CheckpointError as error:
+      logging.error("%s", error)
+
+  def any(self) -> bool:
+    """Whether there is a checkpoint to go on from; only the first process knows."""
+    return self._own is not None and bool(self._own.steps())
+
+  def latest(self) -> int | None:
+    """The last step that is saved, after waiting for it; the first process's only."""
+    if self._own is None:
+      return None
+    self._own.wait()
+    return max(self._own.steps(), default=None)
+
+  def start(self, fresh: Tree) -> Start:
+    """The latest good checkpoint, or the fresh state.
+
+    Args:
+      fresh: The first process's counts if there is no checkpoint; of the others only
+        structure, shapes and types.
+
+    Returns:
+      The first process's state, position and step, on every process.
+
+    Raises:
+      ArchitectureError, ValueError: As `Checkpoints.restore`, on the first process.
+    """
+    state, facts = fresh, [0, None]
+    restored = self._own.restore(fresh) if self._own is not None else None
+    if restored is not None:
+      state, facts = restored.tree, [restored.step, restored.pipeline]
+    step, position = self._team.share("restoring the latest checkpoint", facts)
+    return Start(self._team.spread(state), step, position)
+
+  def save(
+    self,
+    stacked: Tree,
+    step: int,
+    pipeline: Any,
+    metrics: Mapping[str, float] | None,
+    config: Mapping[str, Any],
+  ) -> None:
+    """Starts to write a checkpoint, as `Checkpoints.save`.
+
+    Args:
+      stacked: The state on the devices; copied before this returns.
+      step: Updates made so far.
+      pipeline: The input pipeline's position.
+      metrics: Validation errors.
+      config: The run's config as plain values.
+    """
+    if self._own is not None:
+      state = parallel.unreplicate(stacked)
+      self._own.save(state, step, pipeline, metrics, config)

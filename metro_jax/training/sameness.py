@@ -1,0 +1,45 @@
+"""What all processes of a run must have in common, by name, to be compared."""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import metro_jax
+from metro_jax.data.pipeline import Source
+from metro_jax.training import checkpoint
+
+OWN_PATHS = ("data.data_dir", "body.assets_dir")  # a machine may have its own
+
+
+def setup(config: ConfigDict) -> dict[str, Any]:
+  """Settings, code, versions and devices of this process."""
+  flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+  settings = {f"config.{k}": v for k, v in flat.items() if k not in OWN_PATHS}
+  devices = jax.local_devices()
+  return {
+    **settings,
+    **{f"version of {name}": value for name, value in checkpoint.versions().items()},
+    "code of metro_jax": code_hash(),
+    "devices": f"{len(devices)} {devices[0].device_kind}",
+  }
+
+
+def data(splits: Sequence[Source]) -> dict[str, Any]:
+  """Names and sizes of the splits that this process has opened."""
+  return {f"examples of {split.name}": len(split) for split in splits}
+
+
+def code_hash(root: pathlib.Path | None = None) -> str:
+  """One short hash of all Python files of a package, this one by default."""
+  root = root or pathlib.Path(metro_jax.__file__).parent
+  digest = hashlib.blake2b(digest_size=8)
+  for path in sorted(root.rglob("*.py")):
+    content = path.read_bytes()
+    digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
+    digest.update(content)
+  return digest.hexdigest()
