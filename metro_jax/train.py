@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from metro_jax import command_line
 from metro_jax import config as base
 from metro_jax.data import datasets, pipeline
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
 from metro_jax.models import setup
 from metro_jax.training import (

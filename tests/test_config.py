@@ -55,6 +55,7 @@ def test_a_misspelt_key_is_refused_and_the_nearest_one_named():
     ("optimizer", "learning_rate", -1.0, "learning_rate: expected a positive"),
     ("train", "batch_size", 0, "train.batch_size: expected a positive"),
     ("data", "image_px", 100, "data.image_px: expected a multiple of 32"),
+    ("model", "max_positions", 444, "max_positions: expected at least 445, one for"),
     ("body", "levels", (431, 1723), "body.levels: expected .* fine to coarse"),
     ("loss", "vertex_levels", (1.0, 1.0), "loss.vertex_levels: expected 3 shares"),
     ("loss", "root", "wrist", "loss.root: expected 'hips' of a body, got 'wrist'"),

@@ -9,8 +9,8 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "config", "body", "rendering", "data", "models", "weights", "training",
-  "evaluation", "planning", "benchmarking",
+  "files", "config_checks", "config", "body", "rendering", "data", "models", "weights",
+  "training", "evaluation", "planning", "benchmarking",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 
@@ -59,6 +59,14 @@ def test_importing_the_package_loads_neither_tensorflow_nor_torch():
   loaded = loaded_after("import metro_jax, metro_jax.train, metro_jax.predict")
   assert "jax" in loaded
   assert not loaded & {"tensorflow", "torch"}
+
+
+def test_processes_that_read_datasets_load_no_jax():
+  readers = sorted(path.stem for path in (ROOT / "data" / "readers").glob("[a-z]*.py"))
+  names = ["builders.shards", *(f"readers.{name}" for name in readers)]
+  assert len(names) > 8
+  loaded = loaded_after("import " + ", ".join(f"metro_jax.data.{n}" for n in names))
+  assert not loaded & {"jax", "flax"}
 
 
 def test_models_losses_and_the_train_step_load_no_renderer():

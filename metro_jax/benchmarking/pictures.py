@@ -7,7 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax.data import pipeline, schema
-from metro_jax.data.schema import Batch, Example, LabelSet
+from metro_jax.data.batch import Batch
+from metro_jax.data.schema import Example, LabelSet
 
 SIDE_PX = 500
 QUALITY = 92

@@ -28,6 +28,11 @@ J24 = _names("""
   R_Ankle R_Knee R_Hip L_Hip L_Knee L_Ankle R_Wrist R_Elbow R_Shoulder L_Shoulder
   L_Elbow L_Wrist Neck Top_of_Head Pelvis Thorax Spine Jaw Head Nose L_Eye R_Eye
   L_Ear R_Ear""")
+# Rows of J_regressor_extra.npy. A name that is also SMPL's means this row in J24.
+EXTRA14 = (
+  *("Nose", "R_Eye", "L_Eye", "R_Ear", "L_Ear", "R_Hip", "L_Hip", "Neck"),
+  *("Top_of_Head", "Pelvis", "Thorax", "Spine", "Jaw", "Head"),
+)
 H36M17 = _names("""
   Pelvis R_Hip R_Knee R_Ankle L_Hip L_Knee L_Ankle Torso Neck Nose Head L_Shoulder
   L_Elbow L_Wrist R_Shoulder R_Elbow R_Wrist""")

@@ -69,11 +69,6 @@ ASSETS: dict[str, Asset] = {
   ),
   "mano_levels": Asset(("mano_downsampling.npz",), "MANO's mesh levels", _METRO),
 }
-# Rows of J_regressor_extra.npy. A name that is also SMPL's means this row in J24.
-EXTRA14 = (
-  *("Nose", "R_Eye", "L_Eye", "R_Ear", "L_Ear", "R_Hip", "L_Hip", "Neck"),
-  *("Top_of_Head", "Pelvis", "Thorax", "Spine", "Jaw", "Head"),
-)
 
 
 class _Layout(NamedTuple):
@@ -109,7 +104,7 @@ def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
   h36m = _checked(pickles.load_npy(h36m_path), (17, v), str(h36m_path))
   extra = _checked(pickles.load_npy(extra_path), (14, v), str(extra_path))
   rows = dict(zip(joints.SMPL24, body.joint_regressor, strict=True))
-  rows |= dict(zip(EXTRA14, extra, strict=True))
+  rows |= dict(zip(joints.EXTRA14, extra, strict=True))
   j24 = np.stack([rows[name] for name in joints.J24])
   body = body.replace(regressors={"h36m": read_only(h36m), "j24": read_only(j24)})
   return Loaded(body, _read_levels(levels_path, v))

@@ -18,7 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax.data import augment, mixture, schema
-from metro_jax.data.schema import Batch, Example, LabelSet
+from metro_jax.data.batch import Batch
+from metro_jax.data.schema import Example, LabelSet
 
 
 @runtime_checkable

@@ -1,21 +1,18 @@
-"""What one stored example, one augmented example and one batch hold.
+"""What one stored example holds, and how it is made and checked.
 
 Every dataset builder writes `Example`s; labels that a source lacks are zeros and
-their flag is False. The pipeline turns them into `Batch`es. Bodies and hands differ
-only in their `LabelSet`.
+their flag is False. The pipeline turns them into batches (batch.py). Bodies and hands
+differ only in their `LabelSet`. Nothing here loads JAX, so that the processes that read
+datasets start fast and stay small.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-import flax.struct
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
 
 from metro_jax.body import joints
 
-# NumPy arrays on the host become JAX arrays on the device.
-ArrayLike = Any
 SHAPES = 10  # shape components
 _WITH_CONFIDENCE = ("joints_2d_px", "joints_3d_m")
 GENDERS = ("neutral", "male", "female")  # an example's `gender` is an index
@@ -61,31 +58,6 @@ class Example(TypedDict):
   has_mesh: np.bool_  # pose and shape are known
   gender: NotRequired[np.int32]  # of the SMPL that pose and shape are for; neutral
   group: NotRequired[str]  # action, sequence or subject, for tables of errors; ""
-
-
-@flax.struct.dataclass
-class Batch:
-  """Augmented examples, stacked; pixel work that devices do faster is left to them.
-
-  `joints_2d` are in the crop's [-1, 1], x right and y down. `color_gain` multiplies
-  the uint8 channels before clipping to [0, 255]. `valid` is False for the padding
-  that fills up a last batch. `index` is the example's row in its split, `dataset` the
-  place of its dataset in the mixture.
-  """
-
-  image: UInt8[ArrayLike, "*b h w 3"]
-  color_gain: Float[ArrayLike, "*b 3"]
-  joints_2d: Float[ArrayLike, "*b j 3"]
-  joints_3d_m: Float[ArrayLike, "*b j 4"]
-  pose: Float[ArrayLike, "*b p"]
-  shape: Float[ArrayLike, "*b 10"]
-  gender: Int[ArrayLike, "*b"]
-  has_joints_2d: Bool[ArrayLike, "*b"]
-  has_joints_3d: Bool[ArrayLike, "*b"]
-  has_mesh: Bool[ArrayLike, "*b"]
-  valid: Bool[ArrayLike, "*b"]
-  index: Int[ArrayLike, "*b"]
-  dataset: Int[ArrayLike, "*b"]
 
 
 def make_example(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Real
 
 from metro_jax.body import body_model
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.evaluation import measure, metrics
 from metro_jax.training.step import (
   AXIS,

@@ -26,8 +26,9 @@ from metro_jax.body import body_model
 from metro_jax.body.body_model import BodyModel
 from metro_jax.data import augment, pipeline, released_crop
 from metro_jax.data.augment import Augmentation
+from metro_jax.data.batch import Batch
 from metro_jax.data.pipeline import Source
-from metro_jax.data.schema import Batch, Example
+from metro_jax.data.schema import Example
 from metro_jax.evaluation import eval_step, metrics, mirror
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.mirror import Mirror

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax.data import pipeline, schema
+from metro_jax.data.batch import Batch
 from metro_jax.evaluation.eval_step import make_eval_step
 from metro_jax.models.setup import Network
 from metro_jax.planning.targets import Target
@@ -113,7 +114,7 @@ def _geometry(network: Network) -> steps.Geometry:
   )
 
 
-def batch_of(config: ConfigDict, examples: int) -> schema.Batch:
+def batch_of(config: ConfigDict, examples: int) -> Batch:
   """The shapes of a batch, as the pipeline makes it."""
 
   def shape(x: np.ndarray) -> jax.ShapeDtypeStruct:
@@ -122,7 +123,7 @@ def batch_of(config: ConfigDict, examples: int) -> schema.Batch:
   return jax.tree.map(shape, blank_batch(config))
 
 
-def blank_batch(config: ConfigDict) -> schema.Batch:
+def blank_batch(config: ConfigDict) -> Batch:
   """A batch of one black picture without labels, through the pipeline."""
   one = config.copy_and_resolve_references()
   with one.unlocked():

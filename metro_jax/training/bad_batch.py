@@ -21,7 +21,7 @@ def write(
     step: Number of the step, from 1.
 
   Returns:
-    The npz file: every field of `schema.Batch` by name, as the step got it; `index`
+    The npz file: every field of `Batch` by name, as the step got it; `index`
     are the rows of the split.
   """
   batch = next(pipeline.train_batches(source, config, step - 1))

@@ -19,7 +19,7 @@ from metro_jax.body import body_model, hand, joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.models import masking
 from metro_jax.models.metro import AXIS, Prediction
 from metro_jax.training import losses

@@ -1,11 +1,9 @@
 """Both ways read the same pictures; speeds follow from their times."""
 
-import pytest
-
 from metro_jax import config as base
-from metro_jax.benchmarking import input_speed, original_input
+from metro_jax.benchmarking import input_speed, original_input, pictures
 from metro_jax.benchmarking.timing import Timing
-from metro_jax.data import augment
+from metro_jax.data import augment, schema
 
 
 def small_config():
@@ -48,7 +46,8 @@ def test_a_batch_on_its_way_to_the_devices_has_its_pictures_bytes():
   assert 2 * 32 * 32 * 3 < size < 2 * 32 * 32 * 3 + 4_000
 
 
-@pytest.mark.parametrize("rows", (3, 1_000_003))
-def test_stored_pictures_come_again_and_again(rows):
-  stored = input_speed._Stored(["a", "b"])
-  assert stored[rows] == "b" and len(stored) == input_speed.MANY
+def test_stored_pictures_come_again_and_again():
+  source = pictures.Pictures(schema.BODY, 2)
+  stored = input_speed._Stored([source[0], source[1]])
+  assert stored[100_001]["key"] == source[1]["key"]
+  assert len(stored) == input_speed.MANY

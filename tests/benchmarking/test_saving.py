@@ -1,5 +1,7 @@
 """Steps beside a save are those that begin before it is on disk."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,5 @@ def test_saves_are_real_and_steps_go_on_beside_them(monkeypatch):
   # The state went on between the saves, one device's copy of it.
   assert [n for n, _ in written] == list(range(1, found.saves + 1))
   counts = [state["n"][0] for _, state in written]
-  assert all(
-    later > earlier for earlier, later in zip(counts, counts[1:], strict=False)
-  )
+  assert all(later > earlier for earlier, later in itertools.pairwise(counts))
   assert written[0][1]["n"].shape == (3,)

@@ -7,6 +7,7 @@ import pytest
 
 from metro_jax.body import joints
 from metro_jax.data import schema
+from metro_jax.data.batch import Batch
 
 
 def fields(count):
@@ -28,7 +29,7 @@ def fields(count):
 
 
 def test_a_batch_is_a_pytree_of_its_fields():
-  batch = schema.Batch(**fields(4))
+  batch = Batch(**fields(4))
   assert len(jax.tree.leaves(batch)) == len(fields(4))
   halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
   assert halves.pose.shape == (2, 2, 72)
@@ -45,7 +46,7 @@ def test_a_batch_is_a_pytree_of_its_fields():
 )
 def test_shapes_and_kinds_are_checked_in_tests(name, wrong):
   with pytest.raises(jaxtyping.TypeCheckError):
-    schema.Batch(**(fields(4) | {name: wrong}))
+    Batch(**(fields(4) | {name: wrong}))
 
 
 def test_the_pipeline_checks_every_field_of_an_example():

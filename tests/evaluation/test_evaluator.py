@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from metro_jax.body import body_model, joints
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.evaluation import assessment, baseline, evaluator, protocols
 from metro_jax.models.metro import Prediction
 from metro_jax.training import parallel

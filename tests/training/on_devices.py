@@ -22,7 +22,7 @@ from metro_jax.body import joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import make_template
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.evaluation import metrics
 from metro_jax.evaluation.eval_step import make_eval_step
 from metro_jax.models import layers

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.models import setup
 from metro_jax.training import optimizer, parallel, step
 from metro_jax.training import state as states

@@ -14,7 +14,7 @@ from metro_jax.body import hand, joints, template
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.training import losses, step
 from metro_jax.training.state import TrainState
 

@@ -19,7 +19,7 @@ from metro_jax import config as base
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
-from metro_jax.data.schema import Batch
+from metro_jax.data.batch import Batch
 from metro_jax.models import metro
 from metro_jax.training import losses, step
 from metro_jax.training.optimizer import make_optimizer

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from metro_jax.body import joints, rotations, smpl_files
+from metro_jax.body import joints, rotations
 from metro_jax.data.schema import LabelSet
 
 # The side of a person's square box, in longer sides of what is labelled; SPIN's.
 BOX_MARGIN = 1.2
 # Names whose points are the same in SMPL's tree and in J24.
 SMPL_IN_J24 = tuple(
-  name
-  for name in joints.J24
-  if name in joints.SMPL24 and name not in smpl_files.EXTRA14
+  name for name in joints.J24 if name in joints.SMPL24 and name not in joints.EXTRA14
 )
 
 
