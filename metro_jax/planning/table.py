@@ -90,10 +90,10 @@ def _speed(plan: Plan, examples: int) -> list[str]:
   ]
   if examples:
     hours = examples / speed / 3600
-    lines.append(f"epoch: {examples:,} images take at least {hours:.2f} hours")
+    lines.append(f"epoch: {examples:,} images take at least {hours:.3g} hours")
   else:
     hours = 1e6 / speed / 3600
-    lines.append(f"epoch: every million images take at least {hours:.2f} hours")
+    lines.append(f"epoch: every million images take at least {hours:.3g} hours")
   return lines
 
 
@@ -127,7 +127,7 @@ def _row(plan: Plan, examples: int) -> list[str]:
     f"{step.flops / step.examples / 1e9:.1f}",
     f"{moved:.0f}" if known else "?",
     f"{speed:,.0f}" if speed else "?",
-    f"{examples / speed / 3600:.2f}" if speed and examples else "?",
+    f"{examples / speed / 3600:.3g}" if speed and examples else "?",
     bounds.limit if bounds else "?",
     f"{seconds:.0f} s",
   ]

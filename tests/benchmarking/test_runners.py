@@ -38,6 +38,7 @@ def quick_compilation(monkeypatch):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.local_device_count() != 1, reason="plain jit knows one device")
 def test_pmap_and_plain_jit_take_the_same_steps(tiny, quick_compilation):
   _, mapped = runners.training(*tiny)

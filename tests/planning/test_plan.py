@@ -51,7 +51,8 @@ def test_the_largest_batch_may_be_smaller_than_what_was_compiled():
 
 
 @pytest.mark.parametrize(
-  ("needed", "limit"), [({1: 0.0, 2: 5.0}, 9.0), ({1: 5.0, 2: 5.0}, 9.0), ({1: 4.0, 2: 5.0}, 0.0)]
+  ("needed", "limit"),
+  [({1: 0.0, 2: 5.0}, 9.0), ({1: 5.0, 2: 5.0}, 9.0), ({1: 4.0, 2: 5.0}, 0.0)],
 )
 def test_without_a_rising_line_there_is_no_largest_batch(needed, limit):
   assert plan.largest_batch(needed, limit) == 0

@@ -142,31 +142,42 @@ def test_two_processes_stopped_by_sigterm_and_continued_by_one_end_like_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1), (4, 2)])
-def test_any_layout_has_the_loss_curve_of_one_process(
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_processes_have_the_loss_curve_of_one_with_their_devices(
   runner, alone, processes, devices
 ):
-  name = f"{processes}x{devices}"
+  one, name = f"1x{processes * devices}", f"{processes}x{devices}"
+  if not (runner.folder / one).exists():
+    runner.run(one, 1, processes * devices)
   runner.run(name, processes, devices)
-  np.testing.assert_allclose(runner.curve(name), runner.curve(alone), atol=1e-5)
-  want = json.loads((runner.folder / alone / "eval" / "test.json").read_text())
-  got = json.loads((runner.folder / name / "eval" / "test.json").read_text())
-  assert got["examples"] == want["examples"]
-  assert got["mpjpe_mm"] == pytest.approx(want["mpjpe_mm"], rel=1e-4)
+  np.testing.assert_allclose(runner.curve(name), runner.curve(one), atol=1e-5)
+  reports = [
+    json.loads((runner.folder / x / "eval" / "test.json").read_text())
+    for x in (name, one)
+  ]
+  for key in ("examples", "mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm"):
+    assert reports[0][key] == pytest.approx(reports[1][key], rel=1e-6)
+  # Sums over more devices round otherwise, which twenty steps of Adam amplify.
+  np.testing.assert_allclose(runner.curve(name), runner.curve(alone), rtol=2e-4)
 
 
 @pytest.mark.slow
-def test_one_layouts_checkpoint_goes_on_in_every_other(runner, alone):
-  layouts = ((1, 2), (4, 1), (2, 2), (1, 1))
+def test_one_layouts_checkpoint_goes_on_in_every_other(runner):
+  flags = ("--config.train.num_steps=100",)
+  runner.run("unmoved", 1, 4, flags)
+  layouts, stopped = ((1, 4), (4, 1), (2, 2), (1, 4)), [0]
+  path = runner.folder / "moving" / "metrics.jsonl"
   for number, (processes, devices) in enumerate(layouts):
-    begun = runner.start("moving", processes, devices)
+    begun = runner.start("moving", processes, devices, flags)
     if number < len(layouts) - 1:
-      path = runner.folder / "moving" / "metrics.jsonl"
-      wait_for_step(path, 5 * number + 3, begun)
+      wait_for_step(path, stopped[-1] + 4, begun)
       begun[-1].send_signal(signal.SIGTERM)
     printed = [process.communicate()[0] for process in begun]
     assert [process.returncode for process in begun] == [0] * processes, printed
-  np.testing.assert_allclose(runner.curve("moving"), runner.curve(alone), atol=1e-5)
+    stopped.append(runner.final("moving").step)
+  assert stopped == sorted(set(stopped)) and stopped[-1] == 100
+  np.testing.assert_allclose(runner.curve("moving"), runner.curve("unmoved"), atol=1e-5)
 
 
 @pytest.mark.slow
