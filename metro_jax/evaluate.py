@@ -39,7 +39,7 @@ from metro_jax.evaluation import (
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.training import parallel
+from metro_jax.training import parallel, processes
 from metro_jax.training import step as steps
 
 SPLITS = ("test", "validation", "train")
@@ -214,6 +214,7 @@ def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   workdir = pathlib.Path(FLAGS.workdir).expanduser()
   which = runs.parse_checkpoint(FLAGS.checkpoint)
+  processes.join(processes.find())
   overrides = config_flags.get_override_values(FLAGS["config"])
   options = Options(FLAGS.tables, FLAGS.tta, FLAGS.worst, FLAGS.truth)
   done = evaluate(workdir, FLAGS.split, which, overrides, options)
