@@ -90,6 +90,8 @@ def curves(
 ) -> list[charts.Chart]:
   """Loss terms, validation errors with the test baseline's, and speed by step.
 
+  Of a mixture also loss and error of the training examples of each dataset.
+
   Args:
     lines: Of `logs.read_metrics`.
     baseline_mm: Errors to draw as dashed lines.
@@ -105,7 +107,22 @@ def curves(
     charts.Chart("Training loss", "L1 loss", _curves(train, LOSS_TERMS), log=True),
     charts.Chart("Validation error", "mm", _curves(validation, titles), levels),
     charts.Chart("Training speed", "images/s", _curves(train, speed)),
+    *_by_dataset(train),
   ]
+
+
+def _by_dataset(lines: Sequence[Mapping]) -> list[charts.Chart]:
+  """What `training.window` logs as "DATASET/loss" and "DATASET/mpjpe_mm"."""
+  found = []
+  for ending, title, unit in (
+    ("/loss", "Training loss by dataset", "loss"),
+    ("/mpjpe_mm", "Training MPJPE by dataset", "mm"),
+  ):
+    names = dict.fromkeys(n for line in lines for n in line if n.endswith(ending))
+    labels = {name: name.removesuffix(ending) for name in names}
+    if labels:
+      found.append(charts.Chart(title, unit, _curves(lines, labels)))
+  return found
 
 
 def _group(lines: Sequence[Mapping], group: str) -> list[Mapping]:

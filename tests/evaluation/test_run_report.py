@@ -50,6 +50,20 @@ def test_curves_follow_the_log_and_carry_the_baseline():
   assert list(speed.curves[0].values) == [8.0, 4.0]
 
 
+def test_a_mixtures_datasets_have_curves_of_their_own():
+  lines = [
+    {"step": 10, "group": "train", "loss": 2.0, "a/train/loss": 3.0},
+    {"step": 20, "group": "train", "loss": 2.0, "a/train/loss": 2.0}
+    | {"b/train/loss": 1.0, "b/train/mpjpe_mm": 80.0},
+  ]
+  *_, loss, error = run_report.curves(lines, assessment().baseline.means_mm)
+  assert loss.title == "Training loss by dataset"
+  assert [curve.label for curve in loss.curves] == ["a/train", "b/train"]
+  assert list(loss.curves[0].values) == [3.0, 2.0]
+  assert list(loss.curves[1].steps) == [20]
+  assert [curve.label for curve in error.curves] == ["b/train"]
+
+
 def test_the_report_says_errors_protocol_facts_and_config(tmp_path):
   text = "".join(json.dumps(line) + "\n" for line in LINES)
   (tmp_path / logs.METRICS_FILE).write_text(text)
