@@ -6,7 +6,6 @@ Result: Images/s, ms, memory, operations/s and their share of the fastest matrix
         products of the same run. Pictures and weights are made up; no data is needed.
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -83,8 +82,7 @@ def main(arguments: list[str]) -> None:
   found = benchmark(FLAGS.config, FLAGS.seconds, FLAGS.sections, profile)
   print(report.text(found, old))
   if FLAGS.json:
-    with files.replacing(pathlib.Path(FLAGS.json).expanduser()) as partial:
-      partial.write_text(json.dumps(found, indent=2) + "\n")
+    files.write_json(pathlib.Path(FLAGS.json).expanduser(), found)
 
 
 if __name__ == "__main__":

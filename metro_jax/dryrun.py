@@ -7,7 +7,6 @@ Result: Whether it fits, memory, operations, bytes, exchanges, and bounds on spe
         TPU slices need libtpu (pip install 'metro_jax[tpu]'), no TPU and no data.
 """
 
-import json
 import pathlib
 import sys
 
@@ -109,8 +108,7 @@ def main(arguments: list[str]) -> int:
     found.append(table.values(one, examples, notes))
   print(table.rows(plans, examples))
   if FLAGS.json:
-    with files.replacing(pathlib.Path(FLAGS.json).expanduser()) as partial:
-      partial.write_text(json.dumps(found, indent=2) + "\n")
+    files.write_json(pathlib.Path(FLAGS.json).expanduser(), found)
   return 0 if all(one.fits for one in plans) else 2
 
 

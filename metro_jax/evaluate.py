@@ -111,9 +111,7 @@ def evaluate(
   protocol = protocols.for_dataset(source.name, config)
   truth = _read_truth(options.truth, protocol, source)
   views = tta.make_views(config, network.body) if options.tta else None
-  geometry = steps.make_geometry(
-    network.body, network.levels, network.template, network.gendered
-  )
+  geometry = steps.geometry_of(network)
   true_joints = config.eval.true_joints
   eval_step = evaluator.map_eval_step(network.model, geometry, true_joints, views)
   predictions = freihand.Predictions() if protocol.family == "freihand" else None
@@ -139,14 +137,9 @@ def evaluate(
   if options.worst:
     if views is not None:
       eval_step = evaluator.map_eval_step(network.model, geometry, true_joints)
-    drawn = examples.draw(
-      eval_step,
-      variables,
-      source,
-      [choice.row for choice in examples.worst(done.results, options.worst)],
-      network.body.faces,
-      config,
-    )
+    rows = [choice.row for choice in examples.worst(done.results, options.worst)]
+    faces = network.body.faces
+    drawn = examples.draw(eval_step, variables, source, rows, faces, config)
     notes += _write_worst(drawn, path.with_name(f"{split}_worst.jpg"))
   return Outcome(done, tuple(notes))
 

@@ -216,8 +216,7 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
   facts = _facts(run, choice)
   named = {k.removesuffix("_mm"): v for k, v in choice.errors_mm.items()}
   errors = ", ".join(f"{name} {value:.1f} mm" for name, value in named.items())
-  with files.replacing(folder / "model.json") as partial:
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
+  files.write_json(folder / "model.json", facts)
   lines = [
     "# METRO: one image to joints and a mesh",
     "",

@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -27,6 +29,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def write_json(
+  path: str | os.PathLike[str], content: Any, *, allow_nan: bool = True
+) -> None:
+  """Writes plain values as a whole JSON file.
+
+  Raises:
+    ValueError: If there is a NaN or infinity that `allow_nan` forbids.
+  """
+  text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+  with replacing(path) as partial:
+    partial.write_text(text)
 
 
 @contextlib.contextmanager

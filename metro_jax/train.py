@@ -106,9 +106,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, team: Team | None = None) -
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)
-  geometry = steps.make_geometry(
-    network.body, network.levels, network.template, network.gendered
-  )
+  geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
   job = Job(config, workdir, team, splits, network, geometry, eval_step)
   finished = _fit(job)

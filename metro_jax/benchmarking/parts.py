@@ -63,9 +63,7 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   size = config.train.batch_size // jax.local_device_count()
   model = metro.build(config, network.levels, axis_name=None)
   batch = pictures.batch(config, size)
-  geometry = steps.make_geometry(
-    network.body, network.levels, network.template, network.gendered
-  )
+  geometry = steps.geometry_of(network)
   dtype = jnp.dtype(config.model.compute_dtype)
   images = jax.eval_shape(steps.normalize_images, batch.image, batch.color_gain)
   variables = {name: dict(tree) for name, tree in start.variables.items()}
@@ -220,7 +218,7 @@ def all_reduce(network: Network, start: state.TrainState, budget_s: float) -> Ti
     del batch, geometry
     return jax.lax.pmean(gradient, steps.AXIS)
 
-  geometry = steps.make_geometry(network.body, network.levels, network.template)
+  geometry = steps.geometry_of(network)
   mapped = parallel.map_step(mean, geometry, donate=False)
   gradient = parallel.replicate(start.params)
   return timing.one(lambda: mapped(gradient, ()), budget_s)

@@ -1,6 +1,5 @@
 """A split's errors beside the baseline's, on paper: tables and JSON file."""
 
-import json
 import math
 import pathlib
 import textwrap
@@ -129,8 +128,7 @@ def write(assessment: Assessment, workdir: pathlib.Path, step: int) -> pathlib.P
   if jax.process_index() == 0:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = as_json(assessment, step)
-    with files.replacing(path) as partial:
-      partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    files.write_json(path, content, allow_nan=False)
   return path
 
 

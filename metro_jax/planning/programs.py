@@ -109,9 +109,7 @@ def eval_step(config: ConfigDict, network: Network, examples: int) -> Step:
 
 
 def _geometry(network: Network) -> steps.Geometry:
-  return steps.make_geometry(
-    network.body, network.levels, network.template, network.gendered
-  )
+  return steps.geometry_of(network)
 
 
 def batch_of(config: ConfigDict, examples: int) -> Batch:

@@ -22,6 +22,7 @@ from metro_jax.body.template import Template
 from metro_jax.data.batch import Batch
 from metro_jax.models import masking
 from metro_jax.models.metro import AXIS, Prediction
+from metro_jax.models.setup import Network
 from metro_jax.training import losses
 from metro_jax.training.optimizer import trained
 from metro_jax.training.state import TrainState
@@ -73,6 +74,11 @@ def make_geometry(
     root_regressor=body.root_regressor,
     gendered=gendered,
   )
+
+
+def geometry_of(network: Network) -> Geometry:
+  """The constant arrays of a network's body; NumPy's."""
+  return make_geometry(network.body, network.levels, network.template, network.gendered)
 
 
 def make_train_step(

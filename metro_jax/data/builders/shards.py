@@ -33,8 +33,7 @@ from metro_jax import files
 from metro_jax.data.builders import records, row_checks
 from metro_jax.data.readers.reader import Reader
 
-# Every record is read alone. Pictures do not shrink, labels that are zeros do.
-_WRITER_OPTIONS = "group_size:1,uncompressed"  # pictures do not shrink
+_WRITER_OPTIONS = "group_size:1,uncompressed"  # read alone; pictures do not shrink
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 _LABELS = ("has_joints_2d", "has_joints_3d", "has_mesh")
 _PLACE = struct.Struct("q")  # the row that a process reads, seen by the one that builds

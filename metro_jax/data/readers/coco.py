@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 
 from metro_jax.data import schema
-from metro_jax.data.readers import geometry, pictures
+from metro_jax.data.readers import file_bytes, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -85,7 +85,7 @@ class CocoReader:
     self.labels = schema.BODY
     self.left_out = dict(left_out)
     self._path, self._images, self._people = path, images, people
-    self._stamp = pictures.stamp(path)
+    self._stamp = file_bytes.stamp(path)
 
   def __len__(self) -> int:
     return len(self._people.ids)

@@ -1,12 +1,10 @@
 """A text file whose lines are read in any order."""
 
-import os
 import pathlib
-import weakref
 
 import numpy as np
 
-from metro_jax.data.readers import pictures
+from metro_jax.data.readers.file_bytes import FileBytes
 
 MAX_LINE_BYTES = 1 << 24
 
@@ -24,7 +22,7 @@ class LineFile:
       ValueError: If a line is longer than text would be.
     """
     self.path = path
-    self._stamp = pictures.stamp(path)
+    self._bytes = FileBytes(path)
     starts, sizes, numbers = [], [], []
     place = number = 0
     with open(path, "rb") as file:
@@ -40,7 +38,6 @@ class LineFile:
     self._starts = np.array(starts, np.int64)
     self._sizes = np.array(sizes, np.int32)
     self._numbers = np.array(numbers, np.int32)
-    self._descriptor: int | None = None
 
   def __len__(self) -> int:
     return len(self._starts)
@@ -55,17 +52,4 @@ class LineFile:
     Raises:
       ValueError: If the file was cut since it was opened.
     """
-    size = int(self._sizes[row])
-    data = os.pread(self._open(), size, int(self._starts[row]))
-    if len(data) != size:
-      raise ValueError(f"expected {size} bytes, got {len(data)}: a cut file")
-    return data
-
-  def _open(self) -> int:
-    if self._descriptor is None:
-      self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-      weakref.finalize(self, os.close, self._descriptor)
-    return self._descriptor
-
-  def __getstate__(self) -> dict[str, object]:
-    return self.__dict__ | {"_descriptor": None}
+    return self._bytes.read(int(self._starts[row]), int(self._sizes[row]))

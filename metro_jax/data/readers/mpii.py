@@ -27,7 +27,7 @@ import numpy as np
 import orjson
 
 from metro_jax.data import schema
-from metro_jax.data.readers import geometry, pictures
+from metro_jax.data.readers import file_bytes, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -79,7 +79,7 @@ class MpiiReader:
     self.name = f"mpii {path}"
     self.labels = schema.BODY
     self._path, self._images = path, images
-    self._stamp = pictures.stamp(path)
+    self._stamp = file_bytes.stamp(path)
     kept = [i for i, person in enumerate(people) if (person.joints[:, 2] > 0).any()]
     self.left_out = {"people without joints": len(people) - len(kept)}
     if not kept:

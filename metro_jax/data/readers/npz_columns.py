@@ -8,10 +8,8 @@ wrote is unpacked by each process, all of a column at once.
 import contextlib
 import io
 import math
-import os
 import pathlib
 import struct
-import weakref
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -20,7 +18,7 @@ import numpy as np
 
 from metro_jax.body import pickles
 from metro_jax.body.inert import reading
-from metro_jax.data.readers import pictures
+from metro_jax.data.readers.file_bytes import FileBytes
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of name and extra
 _HEADER_BYTES = 1 << 16  # of a .npy file, at most
@@ -46,7 +44,7 @@ class NpzColumns:
       ValueError: If the file is damaged or a column holds no numbers.
     """
     self.path = path
-    self._stamp = pictures.stamp(path)
+    self._bytes = FileBytes(path)
     self.names: tuple[str, ...] = ()
     self._members: dict[str, _Member] = {}
     with _archive(path) as archive:
@@ -56,7 +54,6 @@ class NpzColumns:
           with reading(f"{path}: {name}"):
             self._members[name] = _find(archive, f"{name}.npy")
     self._unpacked: dict[str, np.ndarray] = {}
-    self._descriptor: int | None = None
 
   def __contains__(self, name: str) -> bool:
     return name in self._members
@@ -79,9 +76,8 @@ class NpzColumns:
       return np.array(self._unpacked[name][row], np.float64)
     dtype, shape = np.dtype(member.dtype), member.shape[1:]
     size = math.prod(shape) * dtype.itemsize
-    data = os.pread(self._open(), size, member.start + row * size)
-    if len(data) != size:
-      raise ValueError(f"{name}: expected {size} bytes, got {len(data)}: a cut file")
+    with reading(name):
+      data = self._bytes.read(member.start + row * size, size)
     return np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
 
   def texts(self, name: str) -> list[str]:
@@ -97,14 +93,8 @@ class NpzColumns:
       data = archive.read(f"{name}.npy")
     return pickles.parse_texts(data, where)
 
-  def _open(self) -> int:
-    if self._descriptor is None:
-      self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-      weakref.finalize(self, os.close, self._descriptor)
-    return self._descriptor
-
   def __getstate__(self) -> dict[str, object]:
-    return self.__dict__ | {"_unpacked": {}, "_descriptor": None}
+    return self.__dict__ | {"_unpacked": {}}
 
 
 @contextlib.contextmanager

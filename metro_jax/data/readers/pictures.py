@@ -52,9 +52,3 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
   if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
     raise ValueError(f"image: expected a name inside {folder}, got {name!r}")
   return folder / path
-
-
-def stamp(path: pathlib.Path) -> tuple[int, int]:
-  """Size and time of a label file: with others, a prepared dataset is another."""
-  status = path.stat()
-  return status.st_size, status.st_mtime_ns

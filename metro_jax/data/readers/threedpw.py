@@ -25,7 +25,7 @@ import numpy as np
 
 from metro_jax.body import inert, joints, pickles
 from metro_jax.data import schema
-from metro_jax.data.readers import geometry, pictures
+from metro_jax.data.readers import file_bytes, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -88,7 +88,7 @@ class ThreeDpwReader:
     self.name = f"3dpw {source}"
     self.labels = schema.BODY
     self._images, self._files = images, files
-    self._stamps = [pictures.stamp(path) for path in files]
+    self._stamps = [file_bytes.stamp(path) for path in files]
     rows, invalid = [], 0
     for number, path in enumerate(files):
       for person, valid in enumerate(load_sequence(path).valid):

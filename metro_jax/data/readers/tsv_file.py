@@ -9,13 +9,13 @@ import hashlib
 import os
 import pathlib
 import sys
-import weakref
 
 import numpy as np
 import tqdm
 from jaxtyping import Int64
 
 from metro_jax import files
+from metro_jax.data.readers.file_bytes import FileBytes
 
 _BLOCK_BYTES = 8 << 20
 _SAMPLES = 256  # rows that a lineidx is checked at
@@ -39,10 +39,8 @@ class TsvFile:
       ValueError: If it has no rows.
     """
     self.path = pathlib.Path(path)
-    status = self.path.stat()
-    self._stamp = (status.st_size, status.st_mtime_ns)
+    self._bytes = FileBytes(self.path)
     self._offsets = _offsets(self.path, index_folder)
-    self._descriptor: int | None = None
     if len(self) == 0:
       raise ValueError(f"{self.path}: expected rows, got an empty file")
 
@@ -60,22 +58,10 @@ class TsvFile:
     start, end = int(self._offsets[row]), int(self._offsets[row + 1])
     if end - start > MAX_ROW_BYTES:
       raise ValueError(f"expected a row below 256 MB, got {end - start} bytes")
-    line = os.pread(self._open(), end - start, start)
-    if len(line) != end - start:
-      raise ValueError(f"expected {end - start} bytes, got {len(line)}: a cut file")
-    line = line.rstrip(b"\r\n")
+    line = self._bytes.read(start, end - start).rstrip(b"\r\n")
     if b"\n" in line:
       raise ValueError("expected one row, got several: FILE.lineidx is of another file")
     return line.split(b"\t")
-
-  def _open(self) -> int:
-    if self._descriptor is None:
-      self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-      weakref.finalize(self, os.close, self._descriptor)
-    return self._descriptor
-
-  def __getstate__(self) -> dict[str, object]:
-    return self.__dict__ | {"_descriptor": None}
 
 
 def read_integers(
