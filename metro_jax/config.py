@@ -90,6 +90,7 @@ def _model() -> ConfigDict:
   c.feedforward_widths = (3072, 3072, 3072)
   c.max_positions = 512  # rows of the learned position embedding
   c.dropout = 0.1
+  c.dropout_prng = "unsafe_rbg"  # or "threefry2x32": the same bits on every device
   c.init_std = 0.02  # of the encoder's first weights; narrow blocks want more
   c.position_std = 0.02  # of its first position embeddings
   c.output_std = 0.02  # of the first weights behind the coordinates

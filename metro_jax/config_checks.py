@@ -14,6 +14,7 @@ GROUND_TRUTHS = ("neutral", "gendered")
 TRUE_JOINTS = ("labels", "mesh")
 RECIPES = ("paper", "released")
 LOSS_ROOTS = ("hips", "wrist")
+DROPOUT_PRNGS = ("threefry2x32", "rbg", "unsafe_rbg")  # names of JAX
 DTYPES = ("float32", "bfloat16")
 UPSAMPLING_INITS = ("torch", "barycentric")
 CAMERA_INITS = ("torch", "unit")
@@ -57,6 +58,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "model.camera_tokens": CAMERA_TOKENS,
     "model.upsampling_init": UPSAMPLING_INITS,
     "model.camera_init": CAMERA_INITS,
+    "model.dropout_prng": DROPOUT_PRNGS,
     "model.compute_dtype": DTYPES,
     "loss.recipe": RECIPES,
     "loss.root": LOSS_ROOTS,

@@ -10,8 +10,10 @@ Result: A table with its protocol in words, and in RUN/eval:
           SPLIT_pred.zip   on FreiHAND, the leaderboard's file
           SPLIT_scores.txt with --truth, what the leaderboard would say of it
         With --tta each picture is seen at config.eval.tta_scales and _rotations_deg.
+        RUN may be gs://BUCKET/RUN.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,8 +41,9 @@ from metro_jax.evaluation import (
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.training import parallel, processes
+from metro_jax.training import bucket, parallel, processes
 from metro_jax.training import step as steps
+from metro_jax.training.bucket import RunFolder
 
 SPLITS = ("test", "validation", "train")
 WORST = 6
@@ -82,7 +85,7 @@ class Outcome(NamedTuple):
 
 
 def evaluate(
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike[str],
   split: str = SPLITS[0],
   which: str | int = "best",
   overrides: Mapping[str, Any] | None = None,
@@ -91,7 +94,7 @@ def evaluate(
   """Loads a run, measures it on a split and writes the files.
 
   Args:
-    workdir: Of the run.
+    workdir: Of the run, also in a bucket.
     split: Of the run's dataset.
     which: The checkpoint: "best", "latest" or a step.
     overrides: Dotted config keys to other values.
@@ -105,6 +108,14 @@ def evaluate(
     FileNotFoundError: If the run, the dataset or the truth is not there.
   """
   run = runs.load(workdir, which, overrides)
+  mean_mesh = f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}"
+  with RunFolder(workdir, jax.process_index() == 0, [mean_mesh]) as folder:
+    return _evaluate(run, folder, split, options)
+
+
+def _evaluate(
+  run: runs.Run, folder: RunFolder, split: str, options: Options
+) -> Outcome:
   config, network = run.config, run.network
   parallel.check_batch_size("eval.batch_size", config.eval.batch_size)
   source = _open(config, split)
@@ -123,12 +134,12 @@ def evaluate(
     source,
     datasets.open_training(config),
     config,
-    workdir,
+    folder.local,
     split,
     views,
     predictions,
   )
-  path = assessment.write(done, workdir, run.step)
+  path = assessment.write(done, folder.local, run.step)
   notes = [f"Written to {path}"]
   if predictions is not None:
     notes += _submit(predictions, truth, path.with_name(f"{split}_pred.zip"))
@@ -141,7 +152,7 @@ def evaluate(
     faces = network.body.faces
     drawn = examples.draw(eval_step, variables, source, rows, faces, config)
     notes += _write_worst(drawn, path.with_name(f"{split}_worst.jpg"))
-  return Outcome(done, tuple(notes))
+  return Outcome(done, tuple(folder.told(note) for note in notes))
 
 
 def _open(config: ConfigDict, split: str) -> Source:
@@ -205,12 +216,12 @@ def _write_worst(drawn: Sequence[examples.Drawn], path: pathlib.Path) -> list[st
 
 def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
-  workdir = pathlib.Path(FLAGS.workdir).expanduser()
+  bucket.expect_usable(FLAGS.workdir)
   which = runs.parse_checkpoint(FLAGS.checkpoint)
   processes.join(processes.find())
   overrides = config_flags.get_override_values(FLAGS["config"])
   options = Options(FLAGS.tables, FLAGS.tta, FLAGS.worst, FLAGS.truth)
-  done = evaluate(workdir, FLAGS.split, which, overrides, options)
+  done = evaluate(FLAGS.workdir, FLAGS.split, which, overrides, options)
   if jax.process_index() == 0:
     print("\n".join([done.assessment.table(), "", *done.notes]))
   return 0

@@ -12,9 +12,11 @@ Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md
           npz          parameters.npz, the same
           torch        metro_state_dict.bin, the original's keys and file format
         Each is read back and compared with the checkpoint before it is called done.
+        RUN and FOLDER may be gs:// addresses.
 """
 
 import json
+import os
 import pathlib
 import shutil
 import types
@@ -35,6 +37,7 @@ from metro_jax.evaluation import (
   run_exported,
   runs,
 )
+from metro_jax.training import bucket, orbax_folder
 from metro_jax.weights import torch_metro, weight_files
 
 FORMATS = ("stablehlo", "safetensors", "npz", "torch")
@@ -236,9 +239,9 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
     partial.write_text("\n".join(lines) + "\n")
 
 
-def measured_mm(workdir: pathlib.Path) -> dict[str, float]:
+def measured_mm(workdir: str | os.PathLike[str]) -> dict[str, float]:
   """The run's own errors on its test split; nothing if it was not evaluated."""
-  path = workdir / assessment.FOLDER / "test.json"
+  path = orbax_folder.as_folder(workdir) / assessment.FOLDER / "test.json"
   if not path.exists():
     return {}
   stored = json.loads(path.read_text())
@@ -247,15 +250,18 @@ def measured_mm(workdir: pathlib.Path) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
-  workdir = pathlib.Path(FLAGS.workdir).expanduser()
+  workdir = FLAGS.workdir
+  output = FLAGS.output or f"{workdir.rstrip('/')}/export/{FLAGS.format}"
+  bucket.expect_usable(workdir, writes=False)
+  bucket.expect_usable(output)
   which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"
   run = runs.load(workdir, which, averaged=averaged)
-  folder = pathlib.Path(FLAGS.output or workdir / "export" / FLAGS.format).expanduser()
   errors_mm = measured_mm(workdir)
   choice = Choice(FLAGS.format, FLAGS.parameters, FLAGS.image_type, errors_mm)
-  difference = export(run, folder, choice)
-  for path in sorted(folder.iterdir()):
-    print(f"{path.name:24}{path.stat().st_size / 1e6:10.2f} MB")
+  with bucket.RunFolder(output) as folder:
+    difference = export(run, folder.local, choice)
+    for path in sorted(folder.local.iterdir()):
+      print(f"{path.name:24}{path.stat().st_size / 1e6:10.2f} MB")
   print(f"Read back and compared with step {run.step}: at most {difference:.3g} apart")
 
 

@@ -3,7 +3,7 @@
 Run:    python -m metro_jax.predict --workdir=RUN IMAGE_OR_FOLDER...
           [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200] [--hand=left]
 Result: For each person NAME_overlay.jpg, NAME.glb, NAME.obj and NAME.npz, and for
-        several pictures contact_sheet.jpg.
+        several pictures contact_sheet.jpg. RUN and FOLDER may be gs:// addresses.
 
 Without boxes each picture is taken to show one person, who fills it. The npz holds:
   vertices_m, joints_m   the mesh and its joints, metres, camera frame (x right, y
@@ -38,6 +38,7 @@ from metro_jax.data.photographs import Corners
 from metro_jax.evaluation import inference, runs
 from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
+from metro_jax.training import bucket
 
 FLAGS = flags.FLAGS
 HANDS = ("right", "left")
@@ -271,23 +272,23 @@ def _write_jpeg(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def main(arguments: list[str]) -> int:
-  workdir = pathlib.Path(FLAGS.workdir).expanduser()
+  workdir = FLAGS.workdir
+  output = FLAGS.output or f"{workdir.rstrip('/')}/predictions"
+  bucket.expect_usable(workdir, writes=False)
+  bucket.expect_usable(output)
   paths = photographs.find(arguments)
-  options = Options(
-    output=pathlib.Path(FLAGS.output or workdir / "predictions").expanduser(),
-    boxes=photographs.read_boxes(FLAGS.boxes) if FLAGS.boxes else None,
-    box_scale=FLAGS.box_scale,
-    focal_px=FLAGS.focal_px,
-  )
+  boxes = photographs.read_boxes(FLAGS.boxes) if FLAGS.boxes else None
   run = runs.load(workdir, runs.parse_checkpoint(FLAGS.checkpoint))
   left = FLAGS.hand == "left"
   if left and not run.network.body.is_hand:
     raise ValueError(
       f"--hand: expected a network of hands, {workdir} has one of bodies"
     )
-  failures = predict_all(paths, make_predictor(run, left), options)
+  with bucket.RunFolder(output) as folder:
+    options = Options(folder.local, boxes, FLAGS.box_scale, FLAGS.focal_px)
+    failures = predict_all(paths, make_predictor(run, left), options)
   done = len(paths) - len(failures)
-  print(f"Predicted {done} of {len(paths)} pictures into {options.output}")
+  print(f"Predicted {done} of {len(paths)} pictures into {folder.address}")
   return 1 if failures else 0
 
 

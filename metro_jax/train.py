@@ -1,10 +1,11 @@
 """Trains METRO, evaluates it on people it has never seen, and writes a report.
 
 Run:    python -m metro_jax.train --config=configs/synthetic.py --workdir=runs/synthetic
-        The same command goes on after an interruption.
+        The same command goes on after an interruption. WORKDIR may be gs://BUCKET/RUN.
 Result: WORKDIR/checkpoints, metrics.jsonl, tensorboard, eval/test.json, report.html.
 """
 
+import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -24,9 +25,11 @@ from metro_jax.evaluation import assessment, evaluator, examples, run_report, ru
 from metro_jax.models import setup
 from metro_jax.training import (
   bad_batch,
+  bucket,
   checkpoint,
   logs,
   optimizer,
+  orbax_folder,
   parallel,
   processes,
   sameness,
@@ -34,7 +37,9 @@ from metro_jax.training import (
 )
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
+from metro_jax.training.bucket import RunFolder
 from metro_jax.training.logs import RunLog
+from metro_jax.training.orbax_folder import Folder
 from metro_jax.training.run_checkpoints import RunCheckpoints, Start
 from metro_jax.training.team import Team
 from metro_jax.training.window import NotFiniteError, Window
@@ -66,7 +71,8 @@ class Job(NamedTuple):
   """What every part of a run needs."""
 
   config: ConfigDict
-  workdir: pathlib.Path
+  folder: RunFolder
+  workdir: pathlib.Path  # where this process writes what is not a checkpoint
   team: Team
   splits: Splits
   network: setup.Network
@@ -74,13 +80,15 @@ class Job(NamedTuple):
   eval_step: evaluator.MappedEvalStep
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, team: Team | None = None) -> bool:
+def train(
+  config: ConfigDict, workdir: str | os.PathLike[str], team: Team | None = None
+) -> bool:
   """Trains, validates and saves; then measures the best network and reports.
 
   Args:
     config: Made by `metro_jax.config.get_config`, with what differs.
-    workdir: Made if it does not exist. If it holds an interrupted run of the same
-      network and data, the run goes on as if it had not stopped.
+    workdir: Made if it does not exist; also in a bucket. If it holds an interrupted
+      run of the same network and data, the run goes on as if it had not stopped.
 
   Raises:
     ValueError: If the config, the data, given weights or a checkpoint do not fit, or
@@ -89,14 +97,20 @@ def train(config: ConfigDict, workdir: pathlib.Path, team: Team | None = None) -
     FloatingPointError: If loss or gradient are no longer finite; the batch is kept.
     OSError: If the disk is full, or data or another process did not come in time.
   """
+  team = team or Team()
+  fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
+  with RunFolder(workdir, team.is_first, fetched, must_arrive=False) as folder:
+    return _train(config, folder, team)
+
+
+def _train(config: ConfigDict, folder: RunFolder, team: Team) -> bool:
   started = time.time()
   base.validate(config)
   datasets.expect_everything(config)
-  team = team or Team()
   team.expect_same("settings, code and machines", sameness.setup(config))
   if team.is_first:
-    _expect_given_weights(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    _expect_given_weights(config, folder.address)
+    folder.local.mkdir(parents=True, exist_ok=True)
   splits = Splits(
     datasets.open_training(config),
     datasets.open_split(config, config.data.validation),
@@ -108,7 +122,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, team: Team | None = None) -
   network = setup.build(config)
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
-  job = Job(config, workdir, team, splits, network, geometry, eval_step)
+  workdir = folder.local
+  job = Job(config, folder, workdir, team, splits, network, geometry, eval_step)
   finished = _fit(job)
   if finished:
     _finish(job, started)
@@ -122,8 +137,8 @@ def _fit(job: Job) -> bool:
   train_step = parallel.map_step(
     steps.make_train_step(model, adam, config), job.geometry, donate=True
   )
-  folder = job.workdir / runs.CHECKPOINT_FOLDER
-  with RunCheckpoints(folder, config.train.keep_best, job.team) as checkpoints:
+  keep, publish = config.train.keep_best, job.folder.copy
+  with RunCheckpoints(_saved(job.folder), keep, job.team, publish) as checkpoints:
     start = _start(job, checkpoints, adam)
     if job.team.is_first:
       runs.save_config(job.workdir, config)
@@ -187,7 +202,7 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
   good = "there is no checkpoint yet" if last is None else f"step {last} is saved"
   batch = bad_batch.write(job.workdir, job.splits.train, job.config, error.step)
   return (
-    f"{error}; {good}; the batch is in {batch}; try a lower "
+    f"{error}; {good}; the batch is in {job.folder.told(batch)}; try a lower "
     "config.optimizer.learning_rate or config.optimizer.clip_norm"
   )
 
@@ -200,7 +215,12 @@ def _open_log(job: Job, step: int) -> RunLog:
   )
 
 
-def _expect_given_weights(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _saved(folder: RunFolder) -> Folder:
+  """Where the run's checkpoints are."""
+  return folder.address / runs.CHECKPOINT_FOLDER
+
+
+def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   """Fails, before anything else is done, if a fresh run's weights are not there."""
   checkpoints = workdir / runs.CHECKPOINT_FOLDER
   source = config.train.init_from or config.model.backbone_weights
@@ -211,7 +231,7 @@ def _expect_given_weights(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _is_run(source: str) -> bool:
-  return pathlib.Path(source).expanduser().is_dir()
+  return orbax_folder.as_folder(source).is_dir()
 
 
 def _given_weights(job: Job) -> Loaded | None:
@@ -225,7 +245,7 @@ def _given_weights(job: Job) -> Loaded | None:
     return imagenet.load(config.model.backbone_weights, like)
   if not _is_run(source):
     return weight_files.load_metro(source, like)
-  folder = pathlib.Path(source).expanduser() / runs.CHECKPOINT_FOLDER
+  folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, "best", like)
   return Loaded(restored.tree, 0, f"{source}, step {restored.step}")
 
@@ -261,7 +281,7 @@ def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
   if start.step:
     pipeline.restored_step(start.pipeline, job.splits.train, config)
     if job.team.is_first:
-      print(f"Going on from step {start.step} in {job.workdir}", flush=True)
+      print(f"Going on from step {start.step} in {job.folder.address}", flush=True)
   return start
 
 
@@ -328,18 +348,18 @@ def _finish(job: Job, started: float) -> None:
   }
   report = run_report.write(workdir, config, done, pictures, step, facts)
   print(done.table())
-  print(f"\nWritten to {written} and {report}")
+  print(job.folder.told(f"\nWritten to {written} and {report}"))
 
 
 def _best(job: Job) -> tuple[int, Any]:
   """The best checkpoint's step and variables, read by the first process."""
+  network = job.network
+  px = job.config.data.image_px
+  like = states.variable_shapes(network.model, network.template, px)
   if job.team.is_first:
-    run = runs.load(job.workdir, "best")
-    step, variables = run.step, run.variables
+    best = checkpoint.restore_variables(_saved(job.folder), "best", like)
+    step, variables = best.step, best.tree
   else:
-    network = job.network
-    px = job.config.data.image_px
-    like = states.variable_shapes(network.model, network.template, px)
     step, variables = 0, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   step = job.team.share("reading the best checkpoint", step)
   return step, job.team.spread(variables)
@@ -349,15 +369,13 @@ def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   command_line.keep_memory()
   base.validate(FLAGS.config)
-  if "://" in FLAGS.workdir:
-    raise ValueError(
-      f"--workdir: expected a folder, got {FLAGS.workdir!r}; mount the bucket as one"
-    )
+  bucket.expect_usable(FLAGS.workdir)
+  bucket.expect_usable(FLAGS.config.train.init_from, writes=False)
   team = processes.join(processes.find(), FLAGS.config.train.wait_limit_s)
   try:
     with watch.Watch(team):
       team.limit_s = LONG_LIMIT_S  # the watch finds out sooner who is gone
-      finished = train(FLAGS.config, pathlib.Path(FLAGS.workdir).expanduser(), team)
+      finished = train(FLAGS.config, FLAGS.workdir, team)
       team.meet("ending the run")
   except (Exception, KeyboardInterrupt) as error:
     if team.count == 1 and not isinstance(error, watch.StalledError):

@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data_dir, tm
 @pytest.mark.parametrize(
   ("override", "message"),
   [
-    ("--workdir=gs://bucket/run", "expected a folder, got 'gs://bucket/run'; mount"),
+    ("--workdir=s3://bucket/run", "expected a folder or gs://BUCKET/FOLDER, got 's3"),
     ("--config.model.backbon=resnet50", 'Did you mean "backbone"'),
     ("--config.model.backbone=resnet51", "config.model.backbone: expected one of"),
     ("--config.train.batch_size=many", "config.train.batch_size"),

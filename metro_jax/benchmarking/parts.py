@@ -72,11 +72,12 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   tokens = sum(
     len(points) for points in (network.template.joints, network.template.vertices)
   )
+  key = steps.as_dropout_key(jax.random.key(0), config.model.dropout_prng)
   widths = (3 + features.shape[-1], *config.model.output_widths)
   return [
     backbone,
     *(
-      _block(model, variables, n, (size, tokens, widths[n]), dtype)
+      _block(model, variables, n, _zeros((size, tokens, widths[n]), dtype), key)
       for n in range(len(config.model.hidden_widths))
     ),
     _heads(model, variables, network, features, frozen),
@@ -121,8 +122,8 @@ def _block(
   model: metro.METRO,
   variables: dict[str, Any],
   n: int,
-  shape: tuple[int, ...],
-  dtype: Any,
+  tokens: Any,
+  dropout_key: Any,
 ) -> Part:
   encoder = model.encoder
   alone = encoder.clone(
@@ -130,14 +131,13 @@ def _block(
     output_widths=encoder.output_widths[n : n + 1],
     feedforward_widths=encoder.feedforward_widths[n : n + 1],
   )
-  key = jax.random.key_data(jax.random.key(0))
 
   def run(params: Tree, tokens: Any) -> Any:
-    rngs = {"dropout": jax.random.wrap_key_data(key)}
+    rngs = {"dropout": dropout_key}
     return alone.apply({"params": {"block0": params}}, tokens, True, rngs=rngs)
 
   params = variables["params"]["encoder"][f"block{n}"]
-  arguments = (params, _zeros(shape, dtype))
+  arguments = (params, tokens)
   return Part(f"encoder block {n}", _with_gradients(run, 2), arguments)
 
 

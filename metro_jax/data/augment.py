@@ -6,15 +6,19 @@ map. With u the box's own coordinates,
 
   x2d = R(rotation) F(flip) u / scale.
 
-Colours are left to the device, which multiplies by `color_gain` and clips.
+Pictures go one by one, labels of several examples together: NumPy takes longer to be
+called than to move one person's joints. Colours are left to the device, which
+multiplies by `color_gain` and clips.
 
 Source: released code, metro/utils/image_ops.py and metro/datasets/
   human_mesh_tsv.py. Ours samples the picture between pixels and never rounds a
-  label, where the released code truncates both to whole pixels; `apply` can do
-  either.
+  label, where the released code truncates both to whole pixels; `crop_example` and
+  `move_labels` can do either.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,15 +27,10 @@ from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from metro_jax.body import joints
-from metro_jax.data import released_crop
+from metro_jax.data import jpegs, released_crop
 from metro_jax.data.schema import BODY, Example, LabelSet
 
-_DECODER_REDUCTIONS = {  # libjpeg averages blocks of n x n while it decodes
-  8: cv2.IMREAD_REDUCED_COLOR_8,
-  4: cv2.IMREAD_REDUCED_COLOR_4,
-  2: cv2.IMREAD_REDUCED_COLOR_2,
-  1: cv2.IMREAD_COLOR,
-}
+NUMBERS = 8  # random ones that an augmentation is made of
 
 
 class Augmentation(NamedTuple):
@@ -48,28 +47,42 @@ def identity() -> Augmentation:
   return Augmentation(1.0, 0.0, False, np.ones(3, np.float32))
 
 
-def sample(rng: np.random.Generator, config: ConfigDict) -> Augmentation:
-  """Draws an augmentation.
+def numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count 8"]:
+  """Rows of an endless table of random numbers, uniform from 0 to 1.
 
-  Always draws the same numbers in the same order, so that switching one change off
-  leaves the others as they were.
+  Row n is the same whichever rows are asked for, at the same cost wherever it is.
 
   Args:
-    rng: Where all randomness comes from.
+    seed: Of the table.
+    first: Row to begin with.
+    count: How many.
+  """
+  stream = np.random.Philox(seed)
+  stream.advance(first * NUMBERS // 4)  # it makes four numbers at a time
+  return np.random.Generator(stream).random((count, NUMBERS))
+
+
+def sample(drawn: Float[np.ndarray, "n 8"], config: ConfigDict) -> list[Augmentation]:
+  """Makes augmentations of random numbers.
+
+  Each change has numbers of its own, so that switching one off leaves the others as
+  they were. Normal ones come from two uniform ones, sqrt(-2 ln u) (cos, sin)(2 pi v).
+
+  Args:
+    drawn: Uniform numbers, a row an augmentation.
     config: `config.data.augment`.
   """
-  # NumPy's clip takes longer on one number than all the rest of this.
-  scale = 1 + config.scale_std * min(max(rng.standard_normal(), -1.0), 1.0)
-  degrees = config.rotation_std_deg * min(max(rng.standard_normal(), -2.0), 2.0)
-  turned = rng.random() < config.rotation_probability
-  flip = rng.random() < config.flip_probability
-  gain = 1 + config.color_gain * rng.uniform(-1, 1, 3)
-  return Augmentation(
-    scale=float(scale),
-    rotation_rad=float(np.deg2rad(degrees)) if turned else 0.0,
-    flip=bool(flip),
-    color_gain=gain.astype(np.float32),
-  )
+  scale_std, degrees_std = config.scale_std, config.rotation_std_deg
+  turned, flipped = config.rotation_probability, config.flip_probability
+  gains = (1 + config.color_gain * (2 * drawn[:, 4:7] - 1)).astype(np.float32)
+  made = []
+  for (u, v, turn, flip, *_), gain in zip(drawn.tolist(), gains, strict=True):
+    radius, angle = math.sqrt(-2 * math.log(1 - u)), 2 * math.pi * v
+    scale = 1 + scale_std * min(max(radius * math.cos(angle), -1.0), 1.0)
+    degrees = degrees_std * min(max(radius * math.sin(angle), -2.0), 2.0)
+    rotation_rad = math.radians(degrees) if turn < turned else 0.0
+    made.append(Augmentation(scale, rotation_rad, flip < flipped, gain))
+  return made
 
 
 def apply(
@@ -79,19 +92,13 @@ def apply(
   arithmetic: str = "exact",
   labels: LabelSet = BODY,
 ) -> dict[str, Any]:
-  """Crops the picture and moves the labels with it.
-
-  Joints are mirrored and turned about the camera's axis; a mirrored pose swaps
-  left and right and keeps its shape, since bodies' shapes are symmetric. Labels
-  that the example lacks, and joints of confidence 0, are zeros.
+  """Crops one example's picture and moves its labels with it.
 
   Args:
     example: As stored; a valid one.
     augmentation: What to do to it.
     crop_px: Side of the square crop.
-    arithmetic: Of the picture and the 2D joints: "exact", or the "released" code's
-      with its rounding. `config.data.crop`.
-    labels: The example's joints and rotations. A mirrored hand is the other hand.
+    arithmetic, labels: As for `move_labels`.
 
   Returns:
     The fields of one example of `Batch`, except `valid`, `index` and `dataset`.
@@ -99,24 +106,105 @@ def apply(
   Raises:
     ValueError: If the picture cannot be decoded.
   """
-  view = {"exact": _exact_view, "released": _released_view}[arithmetic]
-  image, places = view(example, augmentation, crop_px)
-  has_mesh = bool(example["has_mesh"])
-  pose = np.asarray(example["pose"]) * has_mesh
-  if has_mesh:
-    pose = augment_pose(pose, augmentation, labels)
-  return {
-    "image": image,
-    "color_gain": augmentation.color_gain,
-    "joints_2d": _joints_2d(example, places, augmentation, labels),
-    "joints_3d_m": _joints_3d(example, augmentation, labels),
-    "pose": pose.astype(np.float32),
-    "shape": np.asarray(example["shape"], np.float32) * np.float32(has_mesh),
-    "gender": np.int32(example.get("gender", 0)),
-    "has_joints_2d": np.bool_(example["has_joints_2d"]),
-    "has_joints_3d": np.bool_(example["has_joints_3d"]),
-    "has_mesh": np.bool_(has_mesh),
+  image, one = np.empty((crop_px, crop_px, 3), np.uint8), ([example], [augmentation])
+  affines = crop_affines(*one, crop_px)
+  crop_example(example, augmentation, affines[0], image, arithmetic)
+  moved = move_labels(*one, affines, crop_px, arithmetic, labels)
+  return {"image": image} | {name: values[0] for name, values in moved.items()}
+
+
+def crop_example(
+  example: Example,
+  augmentation: Augmentation,
+  affine: Float[np.ndarray, "2 3"],
+  into: UInt8[np.ndarray, "crop_px crop_px 3"],
+  arithmetic: str = "exact",
+) -> None:
+  """Crops an example's picture.
+
+  Args:
+    example: As stored; a valid one.
+    augmentation: What to do to it.
+    affine: The same, of `crop_affines`.
+    into: Takes the crop.
+    arithmetic: As for `move_labels`.
+
+  Raises:
+    ValueError: If the picture cannot be decoded.
+  """
+  if arithmetic == "released":
+    box = _released_box(example, augmentation, len(into))
+    into[:] = np.rint(released_crop.crop(decode(example["image"]), *box))
+  else:
+    cropped = crop_jpeg(example["image"], affine, len(into))
+    cv2.cvtColor(cropped, cv2.COLOR_RGBA2RGB, dst=into)
+
+
+def move_labels(
+  examples: Sequence[Example],
+  augmentations: Sequence[Augmentation],
+  affines: Float[np.ndarray, "n 2 3"],
+  crop_px: int,
+  arithmetic: str = "exact",
+  labels: LabelSet = BODY,
+) -> dict[str, np.ndarray]:
+  """Moves examples' labels as their pictures go.
+
+  Joints are mirrored and turned about the camera's axis; a mirrored pose swaps
+  left and right and keeps its shape, since bodies' shapes are symmetric. Labels
+  that an example lacks, and joints of confidence 0, are zeros.
+
+  Args:
+    examples: At least one; valid ones.
+    augmentations: What to do to each.
+    affines: The same, of `crop_affines`.
+    crop_px: Side of the square crops.
+    arithmetic: Of pictures and 2D joints: "exact", or the "released" code's with its
+      rounding. `config.data.crop`.
+    labels: The examples' joints and rotations. A mirrored hand is the other hand.
+
+  Returns:
+    Their fields of `Batch` but `image`, `valid`, `index` and `dataset`, stacked.
+  """
+  known = {
+    name: np.array([example[name] for example in examples], np.bool_)
+    for name in ("has_joints_2d", "has_joints_3d", "has_mesh")
   }
+  joints_2d = _stacked(examples, "joints_2d_px")
+  if arithmetic == "released":
+    places = _released_places(joints_2d[..., :2], examples, augmentations, crop_px)
+  else:
+    to_places = affines.transpose(0, 2, 1) * (2 / crop_px)
+    places = joints_2d[..., :2] @ to_places[:, :2] + (to_places[:, 2:] - 1)
+  joints_2d[..., :2] = places
+  joints_3d = _stacked(examples, "joints_3d_m")
+  planes = np.array([_plane(a) for a in augmentations])
+  joints_3d[..., :2] = joints_3d[..., :2] @ planes.transpose(0, 2, 1)
+  flips = np.array([a.flip for a in augmentations])
+  pose = _augment_poses(_stacked(examples, "pose"), augmentations, labels)
+  has_mesh = known["has_mesh"][:, None]
+  return {
+    "color_gain": np.array([a.color_gain for a in augmentations]),
+    "joints_2d": _finish(joints_2d, flips, known["has_joints_2d"], labels),
+    "joints_3d_m": _finish(joints_3d, flips, known["has_joints_3d"], labels),
+    "pose": np.where(has_mesh, pose, 0.0).astype(np.float32),
+    "shape": np.where(has_mesh, _stacked(examples, "shape"), 0.0).astype(np.float32),
+    "gender": np.array([e.get("gender", 0) for e in examples], np.int32),
+    **known,
+  }
+
+
+def crop_affines(
+  examples: Sequence[Example], augmentations: Sequence[Augmentation], crop_px: int
+) -> Float[np.ndarray, "n 2 3"]:
+  """The map of each example's picture to its crop, as `crop_affine` says."""
+  centers_px = np.array([example["center_px"] for example in examples], np.float64)
+  boxes_px = np.array([example["box_px"] for example in examples], np.float64)
+  zooms = crop_px / (boxes_px * [change.scale for change in augmentations])
+  linear = np.array([_plane(change) for change in augmentations])
+  linear *= zooms[:, None, None]
+  offsets = crop_px / 2 - linear @ centers_px[:, :, None]
+  return np.concatenate([linear, offsets], axis=2)
 
 
 def crop_affine(
@@ -140,54 +228,55 @@ def crop_affine(
   Returns:
     [A | b], float64.
   """
-  linear = crop_px / (augmentation.scale * float(box_px)) * _plane(augmentation)
-  offset = crop_px / 2 - linear @ np.asarray(center_px, np.float64)
-  return np.concatenate([linear, offset[:, None]], axis=1)
+  example = {"center_px": center_px, "box_px": box_px}
+  return crop_affines([example], [augmentation], crop_px)[0]
 
 
 def crop_jpeg(
   jpeg: bytes, affine: Float[np.ndarray, "2 3"], crop_px: int
-) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
-  """Decodes a JPEG and crops it, at a reduced size where the crop is much smaller.
+) -> UInt8[np.ndarray, "crop_px crop_px 4"]:
+  """Decodes a JPEG, reduced where the crop is much smaller, and crops it as `crop`.
 
-  Args:
-    jpeg: The file's bytes.
-    affine: Picture to crop, continuous pixels.
-    crop_px: Side of the crop.
+  Returns:
+    RGB and a channel of no meaning.
 
   Raises:
     ValueError: If the bytes are not a whole JPEG.
   """
-  shrink = _shrink(affine)
-  reduction = next(n for n in _DECODER_REDUCTIONS if n <= max(shrink, 1))
-  image = _decode(jpeg, reduction)
-  cropped = crop(image, affine * [reduction, reduction, 1], crop_px)
-  return cv2.cvtColor(cropped, cv2.COLOR_BGR2RGB, dst=cropped)  # fewer pixels than all
+  shrink = max(_shrink(affine), 1)
+  reduction = next(n for n in jpegs.REDUCTIONS if n <= shrink)
+  return crop(jpegs.rgba(jpeg, reduction), affine, crop_px, reduction)
 
 
 def crop(
-  image: UInt8[np.ndarray, "h w 3"], affine: Float[np.ndarray, "2 3"], crop_px: int
-) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
+  image: UInt8[np.ndarray, "h w c"],
+  affine: Float[np.ndarray, "2 3"],
+  crop_px: int,
+  reduction: int = 1,
+) -> UInt8[np.ndarray, "crop_px crop_px c"]:
   """Crops a decoded picture, bilinear, black beyond its border.
 
   A crop of less than half the resolution reads from a picture shrunk by area, so
   that fine patterns average out instead of aliasing.
 
   Args:
-    image: RGB, or any three channels.
+    image: RGB, or any three or four channels.
     affine: Picture to crop, continuous pixels.
     crop_px: Side of the crop.
+    reduction: Side of the square of the picture that a pixel of `image` is of.
   """
-  shrink = int(_shrink(affine))
+  shrink, across, down = int(_shrink(affine) / reduction), reduction, reduction
   if shrink >= 2:
     height, width = image.shape[:2]
     size = (-(-width // shrink), -(-height // shrink))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    affine = affine * [width / size[0], height / size[1], 1]
-  # OpenCV's coordinates are 0 at the centre of the first pixel, ours are 0.5 there.
-  affine = affine.copy()
-  affine[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
-  return cv2.warpAffine(image, affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
+    across, down = reduction * width / size[0], reduction * height / size[1]
+  rows = []
+  for x, y, offset in affine.tolist():
+    x, y = x * across, y * down
+    # OpenCV's coordinates are 0 at the centre of the first pixel, ours are 0.5 there.
+    rows.append((x, y, offset + (x + y) / 2 - 0.5))
+  return cv2.warpAffine(image, np.array(rows), (crop_px,) * 2, flags=cv2.INTER_LINEAR)
 
 
 def decode(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
@@ -200,17 +289,8 @@ def decode(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
   Raises:
     ValueError: If the bytes are not a whole JPEG.
   """
-  image = _decode(jpeg, reduction)
+  image = jpegs.bgr(jpeg, reduction)
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-
-
-def _decode(jpeg: bytes, reduction: int) -> UInt8[np.ndarray, "h w 3"]:
-  """The same with blue first, as OpenCV has it."""
-  buffer = np.frombuffer(jpeg, np.uint8)
-  image = cv2.imdecode(buffer, _DECODER_REDUCTIONS[reduction]) if len(jpeg) else None
-  if image is None:
-    raise ValueError(f"image: expected a whole JPEG, got {len(jpeg)} bytes of no such")
-  return image
 
 
 def augment_pose(
@@ -226,13 +306,22 @@ def augment_pose(
     augmentation: Mirror and turn.
     labels: Of a body or a hand.
   """
-  turns = np.asarray(pose, np.float64).reshape(len(labels.tree), 3)
-  if augmentation.flip:
-    turns = turns[_mirror_order(labels.tree)] * [1.0, -1.0, -1.0]
-  if augmentation.rotation_rad:
-    root = _turn_root(turns[0], augmentation.rotation_rad)
-    turns = np.concatenate([root[None], turns[1:]])
-  return turns.reshape(-1)
+  return _augment_poses(np.array(pose[None], np.float64), [augmentation], labels)[0]
+
+
+def _augment_poses(
+  poses: Float[np.ndarray, "n p"],
+  augmentations: Sequence[Augmentation],
+  labels: LabelSet,
+) -> Float[np.ndarray, "n p"]:
+  turns = poses.reshape(len(poses), len(labels.tree), 3)
+  flips = [n for n, a in enumerate(augmentations) if a.flip]
+  if flips:
+    turns[flips] = turns[flips][:, _mirror_order(labels.tree)] * [1.0, -1.0, -1.0]
+  for n, augmentation in enumerate(augmentations):
+    if augmentation.rotation_rad:
+      turns[n, 0] = _turn_root(turns[n, 0].tolist(), augmentation.rotation_rad)
+  return turns.reshape(len(poses), -1)
 
 
 @functools.cache
@@ -240,33 +329,28 @@ def _mirror_order(names: tuple[str, ...]) -> Int[np.ndarray, " j"]:
   return joints.flip_permutation(names)
 
 
-def _turn_root(
-  root: Float[np.ndarray, "3"], angle_rad: float
-) -> Float[np.ndarray, "3"]:
+def _turn_root(root: Sequence[float], angle_rad: float) -> tuple[float, float, float]:
   """Axis-angle of Rz(angle) R(root), by one product of quaternions.
 
-  On one vector many times faster than the matrices of `body.rotations`, and as
+  In plain numbers many times faster than the matrices of `body.rotations`, and as
   exact near a half turn, where every standing body is.
   """
-  half = np.linalg.norm(root) / 2
-  w = np.cos(half)
-  x, y, z = root * np.sinc(half / np.pi) / 2
-  cosine, sine = np.cos(angle_rad / 2), np.sin(angle_rad / 2)
+  angle = math.hypot(*root)
+  ratio = math.sin(angle / 2) / angle if angle else 0.5
+  w, (x, y, z) = math.cos(angle / 2), (ratio * part for part in root)
+  cosine, sine = math.cos(angle_rad / 2), math.sin(angle_rad / 2)
   w, z = cosine * w - sine * z, cosine * z + sine * w
-  vector = np.array([cosine * x - sine * y, cosine * y + sine * x, z])
-  length = np.linalg.norm(vector)
-  return vector * (2 * np.arctan2(length, w) / length if length > 0 else 2.0)
+  x, y = cosine * x - sine * y, cosine * y + sine * x
+  length = math.hypot(x, y, z)
+  factor = 2 * math.atan2(length, w) / length if length else 2.0
+  return factor * x, factor * y, factor * z
 
 
-def _turn(angle_rad: float) -> Float[np.ndarray, "2 2"]:
-  cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
-  return np.array([[cosine, -sine], [sine, cosine]])
-
-
-def _plane(augmentation: Augmentation) -> Float[np.ndarray, "2 2"]:
+def _plane(augmentation: Augmentation) -> tuple[tuple[float, float], ...]:
   """R F: what the picture's plane goes through, but for the scale."""
-  mirror = np.array([-1.0 if augmentation.flip else 1.0, 1.0])
-  return _turn(augmentation.rotation_rad) * mirror
+  angle, mirror = augmentation.rotation_rad, -1.0 if augmentation.flip else 1.0
+  cosine, sine = math.cos(angle), math.sin(angle)
+  return (cosine * mirror, -sine), (sine * mirror, cosine)
 
 
 def _shrink(affine: Float[np.ndarray, "2 3"]) -> float:
@@ -275,53 +359,44 @@ def _shrink(affine: Float[np.ndarray, "2 3"]) -> float:
   return abs(a * d - b * c) ** -0.5
 
 
-def _exact_view(
-  example: Example, augmentation: Augmentation, crop_px: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The crop and the places of the joints in it, as this file computes them."""
-  affine = crop_affine(example["center_px"], example["box_px"], augmentation, crop_px)
-  points_px = np.asarray(example["joints_2d_px"], np.float64)[:, :2]
-  points_px = points_px @ affine[:, :2].T + affine[:, 2]
-  image = crop_jpeg(example["image"], affine, crop_px)
-  return image, points_px * 2 / crop_px - 1
+def _stacked(examples: Sequence[Example], name: str) -> Float[np.ndarray, "n ..."]:
+  return np.stack([example[name] for example in examples], dtype=np.float64)
 
 
-def _released_view(
+def _released_places(
+  points_px: Float[np.ndarray, "n j 2"],
+  examples: Sequence[Example],
+  augmentations: Sequence[Augmentation],
+  crop_px: int,
+) -> Float[np.ndarray, "n j 2"]:
+  """Where points of the pictures are in the released code's crops, from -1 to 1."""
+  boxes = map(_released_box, examples, augmentations, [crop_px] * len(examples))
+  pairs = zip(points_px, boxes, strict=True)
+  return np.stack([released_crop.joints_2d(points, *box) for points, box in pairs])
+
+
+def _released_box(
   example: Example, augmentation: Augmentation, crop_px: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The same as the released code computes them; it turns first, then mirrors."""
+) -> tuple[Any, ...]:
+  """Arguments of the released code's crop, which turns first, then mirrors."""
   degrees = float(np.rad2deg(augmentation.rotation_rad))
-  box = (
+  return (
     example["center_px"],
     augmentation.scale * (float(example["box_px"]) / released_crop.SCALE_PX),
     crop_px,
     degrees if augmentation.flip else -degrees,
     augmentation.flip,
   )
-  image = released_crop.crop(decode(example["image"]), *box)
-  places = released_crop.joints_2d(example["joints_2d_px"][:, :2], *box)
-  return np.rint(image).astype(np.uint8), places
-
-
-def _joints_2d(
-  example: Example, places: np.ndarray, augmentation: Augmentation, labels: LabelSet
-) -> Float[np.ndarray, "j 3"]:
-  points = np.concatenate([places, example["joints_2d_px"][:, 2:]], axis=1)
-  return _finish(points, augmentation, bool(example["has_joints_2d"]), labels)
-
-
-def _joints_3d(
-  example: Example, augmentation: Augmentation, labels: LabelSet
-) -> Float[np.ndarray, "j 4"]:
-  points = np.array(example["joints_3d_m"], np.float64)
-  points[:, :2] = points[:, :2] @ _plane(augmentation).T
-  return _finish(points, augmentation, bool(example["has_joints_3d"]), labels)
 
 
 def _finish(
-  points: np.ndarray, augmentation: Augmentation, known: bool, labels: LabelSet
-) -> np.ndarray:
+  points: Float[np.ndarray, "n j k"],
+  flips: np.ndarray,
+  known: np.ndarray,
+  labels: LabelSet,
+) -> Float[np.ndarray, "n j k"]:
   """Swaps left and right after a mirror; zeros where nothing is known."""
-  if augmentation.flip:
-    points = points[_mirror_order(labels.joints)]
-  return np.where(known & (points[:, -1:] > 0), points, 0.0).astype(np.float32)
+  if flips.any():
+    points[flips] = points[flips][:, _mirror_order(labels.joints)]
+  sure = known[:, None, None] & (points[..., -1:] > 0)
+  return np.where(sure, points, 0.0).astype(np.float32)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from metro_jax import config as base
 from metro_jax import files
 from metro_jax.models import setup
-from metro_jax.training import checkpoint, state
+from metro_jax.training import checkpoint, orbax_folder, state
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -39,7 +39,7 @@ def load_config(
   """Reads the config that a run was started with.
 
   Args:
-    workdir: Of the run.
+    workdir: Of the run, also in a bucket.
     overrides: Dotted keys, without "config.", to values that replace the run's.
 
   Returns:
@@ -49,7 +49,7 @@ def load_config(
     FileNotFoundError: If there is no run.
     ValueError: If the file is damaged, or a key is unknown or of another type.
   """
-  path = pathlib.Path(workdir).expanduser() / CONFIG_FILE
+  path = orbax_folder.as_folder(workdir) / CONFIG_FILE
   if not path.is_file():
     raise FileNotFoundError(
       f"workdir {workdir}: expected a training run with a {CONFIG_FILE}, found none"
@@ -75,7 +75,7 @@ def load(
   """Reads a run's network.
 
   Args:
-    workdir: Of the run.
+    workdir: Of the run, also in a bucket.
     which: The checkpoint: "best" by PA-MPJPE, "latest", or a step.
     overrides: As for `load_config`.
     averaged: Whether averaged parameters, where the run kept them, are taken for
@@ -88,11 +88,10 @@ def load(
     FileNotFoundError: If there is no run or no such checkpoint.
     ValueError: If the checkpoint is damaged or of another architecture.
   """
-  workdir = pathlib.Path(workdir).expanduser()
   config = load_config(workdir, overrides)
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
-  folder = workdir / CHECKPOINT_FOLDER
+  folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, like, averaged)
   return Run(config, network, restored.tree, restored.step)
 

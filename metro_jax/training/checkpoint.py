@@ -3,14 +3,18 @@
 One folder holds a numbered checkpoint a step: the latest and the best by PA-MPJPE.
 Each holds `state` (nested dicts of arrays) and `meta` (pipeline position, metrics,
 config, versions, and of every array shape, type and hash). Orbax writes aside and
-renames, so a checkpoint is there or it is not, and whatever stops a save, the ones
-before it stay. Orbax does not notice a changed bit in an array; the hashes do.
+renames, or in a bucket writes a last file that makes the others count, so a checkpoint
+is there or it is not, and whatever stops a save, the ones before it stay. Orbax does
+not notice a changed bit in an array; the hashes do.
 """
 
 import importlib.metadata
+import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from types import TracebackType
 from typing import Any
@@ -27,6 +31,7 @@ from metro_jax.training.orbax_folder import Folder, Restored
 Tree = Any  # a pytree of arrays
 PACKAGES = ("metro_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = ("params", "batch_stats")
+LOWEST_PRIORITY = 19  # of a thread, as `nice` counts
 FREE_BYTES = 64 * 2**20  # left over after a save, for logs and pictures
 
 
@@ -40,16 +45,26 @@ class Checkpoints:
   Args:
     folder: Where they live, also in a bucket; made if it does not exist.
     keep_best: How many to keep for their PA-MPJPE beside the latest.
+    before_save: Called, behind the training's back, before each is written.
   """
 
-  def __init__(self, folder: str | Folder, keep_best: int = 1):
+  def __init__(
+    self,
+    folder: str | Folder,
+    keep_best: int = 1,
+    before_save: Callable[[], None] | None = None,
+  ):
     self._folder = orbax_folder.as_folder(folder)
+    self._before_save = before_save or (lambda: None)
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
+      for rest in orbax_folder.unfinished(self._folder):
+        logging.warning("checkpoint %s was never finished; removed", rest)
+        _remove(rest)
       self._manager = orbax_folder.open_manager(self._folder, keep_best)
     except OSError as error:
       raise CheckpointError(_cannot_write(self._folder, error)) from error
-    self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
+    self._thread = futures.ThreadPoolExecutor(1, "checkpoint", _yield_to_training)
     self._saving: futures.Future[None] | None = None
 
   def __enter__(self) -> "Checkpoints":
@@ -148,6 +163,7 @@ class Checkpoints:
   def _write(self, flat: dict[str, np.ndarray], step: int, meta: dict) -> None:
     """Runs in the thread."""
     try:
+      self._before_save()
       _expect_space(self._folder, sum(x.nbytes for x in flat.values()))
       meta["arrays"] = {key: manifest.describe(x) for key, x in flat.items()}
       state = traverse_util.unflatten_dict(flat, sep="/")
@@ -157,7 +173,10 @@ class Checkpoints:
       with orbax_folder.quiet():
         self._manager.save(step, args=items, metrics=meta["metrics"], force=True)
     except Exception as error:
-      self._clean_up(step)
+      try:
+        self._clean_up(step)
+      except Exception as rest:  # a bucket that is out of order
+        logging.warning("checkpoints in %s: cannot clean up (%s)", self._folder, rest)
       kept = max(self.steps(), default=None)
       now = "there is none yet" if kept is None else f"step {kept} is the last good one"
       raise CheckpointError(
@@ -165,7 +184,10 @@ class Checkpoints:
       ) from error
 
   def _clean_up(self, step: int) -> None:
-    """Removes what a failed save left, so that it does not fill the disk."""
+    """Removes what a failed save left, so that it does not fill the disk.
+
+    In a bucket the next start does: arrays may still be on their way there.
+    """
     for rest in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
       _remove(rest)
     self._manager.reload()
@@ -249,6 +271,12 @@ def _order(
       f"checkpoint: expected one of the steps {sorted(steps)} in {folder}, got {which}"
     )
   return [which]
+
+
+def _yield_to_training() -> None:
+  """Lets this thread, and those that it starts, have only what the steps leave."""
+  if sys.platform == "linux":  # where a thread has a priority of its own
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def _remove(folder: Folder) -> None:

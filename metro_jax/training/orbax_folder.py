@@ -24,6 +24,7 @@ from metro_jax.training import manifest
 Tree = Any  # a pytree of arrays
 Folder = os.PathLike[str]  # pathlib's, or of a bucket, etils'
 BEST_METRIC = "pa_mpjpe_mm"
+COMMIT_FILE = "commit_success.txt"  # written last where nothing can be renamed
 LATE_READS_S = 0.2  # how long reads may go on after one of them failed
 
 
@@ -46,7 +47,20 @@ class Restored(NamedTuple):
 def as_folder(folder: str | Folder) -> Any:
   """An absolute path of this machine, or a bucket's such as "gs://bucket/run"."""
   text = os.fspath(folder)
-  return epath.Path(text) if "://" in text else pathlib.Path(text).absolute()
+  if "://" in text:
+    return epath.Path(text)
+  return pathlib.Path(text).expanduser().absolute()
+
+
+def unfinished(folder: Folder) -> list[Folder]:
+  """Checkpoints in a bucket whose save did not end; elsewhere Orbax renames."""
+  if isinstance(folder, pathlib.Path) or not folder.exists():
+    return []
+  return [
+    path
+    for path in folder.iterdir()
+    if path.name.isdecimal() and not (path / COMMIT_FILE).exists()
+  ]
 
 
 class DamagedError(Exception):

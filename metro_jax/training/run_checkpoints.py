@@ -4,8 +4,7 @@ Every process holds the same state, so that a checkpoint does not know how many
 processes or devices wrote it, and only the first process needs the folder.
 """
 
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from absl import logging
 
 from metro_jax.training import parallel
 from metro_jax.training.checkpoint import CheckpointError, Checkpoints
+from metro_jax.training.orbax_folder import Folder
 from metro_jax.training.team import Team
 
 Tree = Any  # a pytree of arrays
@@ -38,14 +38,22 @@ class RunCheckpoints:
   A context manager; at its end the last save is finished.
 
   Args:
-    folder: Of the run; only the first process uses it.
+    folder: Where they live; only the first process uses it.
     keep_best: How many to keep for their PA-MPJPE beside the latest.
     team: The run's processes.
+    before_save: As of `Checkpoints`.
   """
 
-  def __init__(self, folder: pathlib.Path, keep_best: int, team: Team):
-    self._team = team
-    self._own = Checkpoints(folder, keep_best) if team.is_first else None
+  def __init__(
+    self,
+    folder: Folder,
+    keep_best: int,
+    team: Team,
+    before_save: Callable[[], None] | None = None,
+  ):
+    self._team, self._own = team, None
+    if team.is_first:
+      self._own = Checkpoints(folder, keep_best, before_save)
     team.before_end = self._finish_save
 
   def __enter__(self) -> "RunCheckpoints":

@@ -148,9 +148,7 @@ def _loss(
   config: ConfigDict,
 ) -> tuple[Array, Any]:
   """The total, and with it the terms, BatchNorm's statistics and sums by dataset."""
-  prediction, stats = _forward(
-    model, variables, batch, geometry, key, config.model.mask_fraction
-  )
+  prediction, stats = _forward(model, variables, batch, geometry, key, config.model)
   targets = make_targets(batch, geometry, config.loss.recipe == "released")
   regressor = geometry.joint_regressor
   terms = losses.compute(prediction, targets, regressor, config.loss, AXIS, counts)
@@ -250,24 +248,38 @@ def step_key(state: TrainState) -> Array:
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
+def as_dropout_key(key: Array, prng: str) -> Array:
+  """A key for dropout's random bits, of the generator that is to make them.
+
+  Args:
+    key: A typed key.
+    prng: JAX's name of the generator. "threefry2x32" gives the same bits on every
+      kind of device. "rbg" and "unsafe_rbg" take the device's own generator: one
+      instruction instead of hundreds, of which a TPU's compiler makes long code.
+  """
+  like = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=prng)))
+  bits = jax.random.bits(key, like.shape, like.dtype)
+  return jax.random.wrap_key_data(bits, impl=prng)
+
+
 def _forward(
   model: nn.Module,
   variables: dict[str, Any],
   batch: Batch,
   geometry: Geometry,
   key: Array,
-  mask_fraction: float,
+  options: ConfigDict,
 ) -> tuple[Prediction, Any]:
   """The network in training: masked tokens, dropout, new BatchNorm statistics."""
   mask_key, dropout_key = jax.random.split(key)
   mask = None
-  if mask_fraction > 0:
+  if options.mask_fraction > 0:
     mask = masking.sample_mask(
       mask_key,
       len(batch.image),
       len(geometry.template.joints),
       len(geometry.template.vertices),
-      mask_fraction,
+      options.mask_fraction,
     )
   prediction, updates = model.apply(
     variables,
@@ -275,7 +287,7 @@ def _forward(
     geometry.template,
     mask,
     train=True,
-    rngs={"dropout": dropout_key},
+    rngs={"dropout": as_dropout_key(dropout_key, options.dropout_prng)},
     mutable=["batch_stats"],
   )
   return at_least_float32(prediction), updates.get("batch_stats", {})

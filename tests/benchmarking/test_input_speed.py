@@ -15,15 +15,15 @@ def small_config():
 
 def test_both_sides_do_the_same_number_of_pictures(monkeypatch):
   ours, theirs = [], []
-  apply, sample = augment.apply, original_input.sample
-  monkeypatch.setattr(augment, "apply", lambda *a: ours.append(0) or apply(*a))
+  crop, sample = augment.crop_example, original_input.sample
+  monkeypatch.setattr(augment, "crop_example", lambda *a: ours.append(0) or crop(*a))
   monkeypatch.setattr(
     original_input, "sample", lambda *a: theirs.append(0) or sample(*a)
   )
   found = input_speed.measure(small_config(), budget_s=0.0, examples=5)
   assert found.examples == 4  # two batches of two
   assert len(theirs) == 4 * (1 + found.original.repeats)
-  # Ours twice, alone and with all threads, and a little ahead.
+  # Ours twice, alone and with all threads, and in the second a little ahead.
   wanted = 4 * (2 + found.ours.repeats + found.whole.repeats)
   assert wanted <= len(ours) <= wanted + 2 * small_config().data.prefetch
 

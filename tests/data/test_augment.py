@@ -60,8 +60,7 @@ def draws(count=4000, **changes):
   config = base.get_config().data.augment
   with config.unlocked():
     config.update(changes)
-  rng = np.random.default_rng(1)
-  return [augment.sample(rng, config) for _ in range(count)]
+  return augment.sample(augment.numbers(1, 0, count), config)
 
 
 def test_samples_follow_the_published_distributions():
@@ -80,6 +79,25 @@ def test_samples_follow_the_published_distributions():
   assert gain.shape == (4000, 3) and gain.min() < 0.61 and gain.max() > 1.39
   assert gain.min() >= 0.6 and gain.max() <= 1.4
   assert gain.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_changes_are_drawn_independently():
+  many = draws(rotation_probability=1.0)
+  columns = [(a.scale, a.rotation_rad, a.flip, *a.color_gain) for a in many]
+  correlations = np.corrcoef(np.array(columns, float).T) - np.eye(6)
+  assert np.abs(correlations).max() < 0.06  # 4000 draws; chance gives about 0.016
+  # Nor does the size of one go with another's, as it would by a common radius.
+  sizes = np.abs(np.array(columns, float) - np.mean(columns, axis=0))[:, :2]
+  assert abs(np.corrcoef(sizes.T)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("first", [0, 5, 2**40])
+def test_rows_of_random_numbers_are_the_same_however_they_are_asked_for(first):
+  whole = augment.numbers(3, first, 12)
+  assert whole.shape == (12, augment.NUMBERS) and len(np.unique(whole)) == whole.size
+  parts = [augment.numbers(3, first + n, 4) for n in (0, 4, 8)]
+  np.testing.assert_array_equal(np.concatenate(parts), whole)
+  assert (augment.numbers(4, first, 12) != whole).all()
 
 
 def test_switching_one_change_off_leaves_the_others_as_they_were():
@@ -153,7 +171,7 @@ def test_a_small_crop_averages_fine_patterns_away(size):
   )
   for small in (
     augment.crop(image, affine, 40),
-    augment.crop_jpeg(jpeg(image), affine, 40),
+    augment.crop_jpeg(jpeg(image), affine, 40)[..., :3],
   ):
     assert np.abs(small.astype(int) - 127).max() < 16
 
@@ -267,6 +285,34 @@ def test_only_the_root_turns_with_the_picture(root, angle):
     matrix(turned[:3]), in_plane @ matrix(np.array(root)), atol=1e-12
   )
   np.testing.assert_array_equal(turned[3:], pose[3:])
+
+
+def test_labels_of_several_examples_move_as_each_alone():
+  rng = np.random.default_rng(5)
+  missing = [{}, {"has_mesh": False}, {"has_joints_2d": False}, {"gender": np.int32(2)}]
+  several = [
+    example(
+      center_px=rng.uniform(20, 80, 2).astype(np.float32),
+      box_px=np.float32(rng.uniform(30, 90)),
+      pose=rng.normal(size=72).astype(np.float32),
+      **changes,
+    )
+    for changes in missing
+  ]
+  changes = [
+    augmentation(1.2, 0.3, True),
+    augmentation(0.8, -0.9, False),
+    augmentation(),
+    augmentation(1.0, 0.0, True),
+  ]
+  for arithmetic in ("exact", "released"):
+    affines = augment.crop_affines(several, changes, 64)
+    together = augment.move_labels(several, changes, affines, 64, arithmetic)
+    for n, (one, change) in enumerate(zip(several, changes, strict=True)):
+      alone = augment.apply(one, change, 64, arithmetic)
+      for name, values in together.items():
+        np.testing.assert_array_equal(values[n], alone[name])
+  assert together["pose"].any(axis=1).tolist() == [True, False, True, True]
 
 
 def test_labels_that_are_missing_stay_zero():

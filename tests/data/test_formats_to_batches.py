@@ -104,7 +104,7 @@ def test_labels_of_batches_lie_where_they_are_drawn(tmp_path, made, name):
   for place in range(4):  # scaled, turned and half of them mirrored, at random
     scene = drawn[case.rows[trained.index[place]]]
     ways = [errors_px(trained, place, scene, flip) for flip in (False, True)]
-    assert min(errors.max() for errors in ways) < 1
+    assert any((errors < 1).all() for errors in ways)  # NaN: no such sphere
 
 
 def errors_px(batch, place: int, scene, flip: bool) -> np.ndarray:

@@ -156,8 +156,8 @@ def test_training_examples_are_what_their_seed_and_place_say():
   config, source = make_config(), Source(12)
   seen = concatenate(train(source, 3, config))
   place = 15
-  rng = np.random.default_rng((config.seed, place))
-  change = augment.sample(rng, config.data.augment)
+  drawn = augment.numbers(config.seed, place, 1)
+  (change,) = augment.sample(drawn, config.data.augment)
   fields = augment.apply(source.examples[seen.index[place]], change, IMAGE_PX)
   for name, value in fields.items():
     np.testing.assert_array_equal(getattr(seen, name)[place], value)
@@ -177,6 +177,27 @@ def test_starting_late_reads_nothing_before():
   source = Source(10)
   train(source, 1, start_step=100_000)
   assert source.reads <= 6 + 8  # a batch and the examples read ahead
+
+
+def test_a_run_that_ends_reads_no_further():
+  whole, source = train(Source(10), 5), Source(10)
+  for ours, theirs in zip(
+    train(source, 9, start_step=3, end_step=5), whole[3:], strict=True
+  ):
+    assert_same(ours, theirs)
+  assert source.reads == 2 * 6
+
+
+@pytest.mark.parametrize(("batch_size", "prefetch"), [(6, 1), (7, 5), (6, 480)])
+def test_how_many_examples_a_thread_takes_changes_nothing(batch_size, prefetch):
+  config, source = make_config(batch_size), Source(10)
+  config.data.prefetch = prefetch
+  for kind in (train, evaluate):
+    size = (3,) if kind is train else ()
+    ours = kind(source, *size, config=config)
+    theirs = kind(source, *size, config=make_config(batch_size))
+    for our, their in zip(ours, theirs, strict=True):
+      assert_same(our, their)
 
 
 @pytest.mark.parametrize("processes", [2, 3])

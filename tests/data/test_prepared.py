@@ -241,6 +241,16 @@ def test_what_is_built_is_not_built_again(reader, built, monkeypatch):
   assert summary.kept == ROWS
 
 
+def test_other_rows_of_many_are_other_data(odd_readers, tmp_path):
+  reader = odd_readers.OddReader()
+  reader.index = np.arange(100_000)  # pickles as a buffer
+  first = prepared.build(reader, tmp_path, "x", "y", 1)
+  assert prepared.build(reader, tmp_path, "x", "y", 1) == first
+  reader.index[77_777] = 0
+  with pytest.raises(ValueError, match=r"other or older files"):
+    prepared.build(reader, tmp_path, "x", "y", 1)
+
+
 def test_files_that_changed_are_other_data(tmp_path):
   path = rows["write"](tmp_path / "source", range(5))
   prepared.build(open_reader(path), tmp_path, "x", "y", 1)

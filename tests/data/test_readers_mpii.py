@@ -106,6 +106,40 @@ def test_a_damaged_mat_file_is_refused_with_its_name(tmp_path, paths):
       opened(path, images=tmp_path)
 
 
+def test_where_scipy_crashes_the_file_is_named_and_we_live(
+  tmp_path, paths, monkeypatch
+):
+  # What SciPy 1.17 does with some flipped bits, whatever the installed one does.
+  (tmp_path / "scipy").mkdir()
+  (tmp_path / "scipy" / "__init__.py").touch()
+  crash = (
+    "import os, signal\ndef loadmat(*_, **__): os.kill(os.getpid(), signal.SIGSEGV)"
+  )
+  (tmp_path / "scipy" / "io.py").write_text(crash)
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(ValueError, match=r"v1_u12_1\.mat: .* SciPy ended by SIGSEGV"):
+    opened(paths["mat"])
+
+
+@pytest.mark.slow
+def test_cuts_and_flipped_bits_end_in_one_line_or_in_people(tmp_path, paths):
+  data, rng = paths["mat"].read_bytes(), np.random.default_rng(0)
+  path, refused = tmp_path / "broken.mat", 0
+  for trial in range(60):
+    damaged = bytearray(data)
+    if trial % 3 == 0:
+      damaged = damaged[: rng.integers(len(data))]
+    for place in rng.integers(0, len(damaged), rng.integers(1, 6)):
+      damaged[place] ^= 1 << rng.integers(8)
+    path.write_bytes(damaged)
+    try:
+      opened(path, images=tmp_path)
+    except ValueError as error:
+      assert str(path) in str(error) and "\n" not in str(error)
+      refused += 1
+  assert refused > 30
+
+
 def test_what_is_missing_is_named(tmp_path, paths, monkeypatch):
   with pytest.raises(ValueError, match=r"expected a \.mat or \.json file of MPII"):
     opened(tmp_path)

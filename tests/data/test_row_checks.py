@@ -1,5 +1,6 @@
 """A stored row has a whole picture, a box on it and numbers that a label can hold."""
 
+import functools
 import io
 import pathlib
 import runpy
@@ -13,7 +14,7 @@ from metro_jax.data import schema
 from metro_jax.data.builders import row_checks
 
 rows = runpy.run_path(str(pathlib.Path(__file__).with_name("tsv_rows.py")))
-check = row_checks.checker(schema.BODY)
+check = functools.partial(row_checks.check, labels=schema.BODY)
 
 
 def example(**fields):

@@ -93,4 +93,4 @@ def test_labels_that_a_source_lacks_are_zeros_with_their_flag_off():
 def test_an_example_that_cannot_be_is_refused(wrong, message):
   fields = {"key": "a", "image": b"jpeg", "center_px": [3, 4], "box_px": 5} | wrong
   with pytest.raises(ValueError, match=message):
-    schema.make_example(schema.BODY, **fields)
+    schema.check_example(schema.make_example(schema.BODY, **fields))

@@ -291,7 +291,7 @@ def test_files_of_different_lengths_are_refused_where_they_part(folder):
 def test_bad_labels_are_refused_with_what_is_wrong(tmp_path, row, problem):
   found = opened(rows["write"](tmp_path, range(6), labels={4: row}))
   with pytest.raises(ValueError, match=problem) as error:
-    found.read(4)
+    schema.check_example(found.read(4))
   assert len(str(error.value)) < 300
   assert found.where(4) == "train.label.tsv row 4"
   assert found.read(5)["key"] == rows["key"](5)

@@ -1,10 +1,12 @@
 """Checkpoints survive kills, damage, full disks and other architectures."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 
@@ -69,6 +71,20 @@ def test_a_state_comes_back_bit_for_bit_with_its_pipeline_position(tmp_path):
   assert restored.meta["metrics"] == {"pa_mpjpe_mm": 50.0}
   assert restored.meta["config"] == {"seed": 3}
   assert restored.meta["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no own priority")
+def test_saving_yields_to_the_training_whose_own_priority_stays(tmp_path):
+  found = []
+
+  def before_save():
+    found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+  here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+  with checkpoint.Checkpoints(tmp_path, before_save=before_save) as checkpoints:
+    checkpoints.save(make_state(1), 1, PIPELINE)
+  assert found == [checkpoint.LOWEST_PRIORITY]
+  assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here
 
 
 def test_an_empty_folder_restores_nothing(tmp_path):

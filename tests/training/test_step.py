@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metro_jax import config_checks
 from metro_jax.body import hand, joints, template
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
@@ -183,6 +184,17 @@ def test_keys_differ_by_run_step_and_device_and_only_by_these():
   keys = np.concatenate([keys_of(s, n) for s in (0, 1) for n in (0, 1, 2)])
   assert len(np.unique(keys, axis=0)) == 2 * 3 * 3
   np.testing.assert_array_equal(keys_of(1, 2), keys_of(1, 2))
+
+
+@pytest.mark.parametrize("prng", config_checks.DROPOUT_PRNGS)
+def test_dropouts_key_is_of_the_asked_generator_and_follows_the_steps_key(prng):
+  first, again, other = (
+    step.as_dropout_key(jax.random.key(seed), prng) for seed in (0, 0, 1)
+  )
+  assert str(jax.random.key_impl(first)) == prng
+  bits = [np.asarray(jax.random.bits(key, (8,))) for key in (first, again, other)]
+  np.testing.assert_array_equal(bits[0], bits[1])
+  assert not np.any(bits[0] == bits[2])
 
 
 def test_images_are_gained_clipped_and_normalised():

@@ -24,8 +24,10 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from metro_jax import files
+from metro_jax.data import schema
 from metro_jax.data.builders import records, shards
-from metro_jax.data.builders.shards import Refused, Report, Shard
+from metro_jax.data.builders.shards import Report, Shard
+from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
 from metro_jax.data.readers.formats import expect_local
 from metro_jax.data.readers.reader import Reader
@@ -182,7 +184,7 @@ class _Digest:
   def __init__(self):
     self._digest = hashlib.sha256()
 
-  def write(self, content: bytes) -> None:
+  def write(self, content: bytes | pickle.PickleBuffer) -> None:
     self._digest.update(content)
 
   def text(self) -> str:
@@ -288,7 +290,7 @@ class _Progress:
         shards.write_all(
           reader, self._folder, missing, workers, self._most, done, bar.update
         )
-    except shards.TooManyRefused as error:
+    except TooManyRefused as error:
       self._expect_few(sorted([*self.refused, *error.refused]))
 
   def _expect_few(self, refused: Sequence[Refused]) -> None:
@@ -306,8 +308,7 @@ class _Progress:
     """Adds up the shards."""
     reports = self.reports.values()
     labelled = {
-      label: sum(report.labelled[label] for report in reports)
-      for label in ("has_joints_2d", "has_joints_3d", "has_mesh")
+      label: sum(report.labelled[label] for report in reports) for label in schema.FLAGS
     }
     return Summary(
       name=name,

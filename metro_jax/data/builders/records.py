@@ -8,6 +8,7 @@ Source: tensorflow/core/example/example.proto and feature.proto; Protocol Buffer
   encoding.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from metro_jax.data.schema import Example, LabelSet
 VERSION = "1.0.0"
 _BYTES, _FLOATS, _INTEGERS = 1, 2, 3  # field numbers of a Feature
 _TEXTS = ("key", "group")
-_FLAGS = ("has_joints_2d", "has_joints_3d", "has_mesh")
+_FLOAT = np.dtype("<f4")
 
 
 def writer(labels: LabelSet) -> Callable[[Example], bytes]:
@@ -31,25 +32,24 @@ def writer(labels: LabelSet) -> Callable[[Example], bytes]:
     labels: Of bodies or hands; they fix the shapes.
   """
   heads = {
-    name: _float_head(name, int(np.prod(shape, dtype=int)))
+    name: _head(name, _FLOATS, 4 * int(np.prod(shape, dtype=int)))
     for name, shape in schema.example_shapes(labels).items()
-    if name not in _FLAGS
+    if name not in schema.FLAGS
   }
-  flags = {name: [_integer_entry(name, value) for value in (0, 1)] for name in _FLAGS}
-  genders = [_integer_entry("gender", i) for i in range(len(schema.GENDERS))]
+  flags = {name: [_integer(name, value) for value in (0, 1)] for name in schema.FLAGS}
+  genders = [_integer("gender", i) for i in range(len(schema.GENDERS))]
 
   def write(example: Example) -> bytes:
-    parts = [
-      _bytes_entry("key", example["key"].encode()),
-      _bytes_entry("image", example["image"]),
-      _bytes_entry("group", example["group"].encode()),
-      genders[int(example["gender"])],
-    ]
+    parts = [genders[int(example["gender"])]]
+    for name in ("key", "image", "group"):
+      value = example[name]
+      content = value if name == "image" else value.encode()
+      parts += (_head(name, _BYTES, len(content)), content)
     for name, choices in flags.items():
       parts.append(choices[bool(example[name])])
     for name, head in heads.items():
-      parts += (head, np.asarray(example[name], "<f4").tobytes())
-    return _field(1, b"".join(parts))
+      parts += (head, np.asarray(example[name], _FLOAT).tobytes())
+    return b"".join((_tag(1, sum(map(len, parts))), *parts))
 
   return write
 
@@ -61,14 +61,14 @@ def features(labels: LabelSet) -> Any:
   floats = {
     name: tfds.features.Tensor(shape=shape, dtype=np.float32)
     for name, shape in schema.example_shapes(labels).items()
-    if name not in _FLAGS
+    if name not in schema.FLAGS
   }
   picture = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
   return tfds.features.FeaturesDict(
     {
       "image": picture,
       **{name: tfds.features.Text() for name in _TEXTS},
-      **dict.fromkeys(_FLAGS, np.bool_),
+      **dict.fromkeys(schema.FLAGS, np.bool_),
       "gender": np.int32,
       **floats,
     }
@@ -100,7 +100,7 @@ def _value(name: str, kind: int, content: bytes, shapes: Mapping[str, tuple]) ->
     found = np.frombuffer(content, "<f4").reshape(shapes[name]).astype(np.float32)
     return found if shapes[name] else found[()]
   number, _ = _read_varint(content, 0)
-  return np.bool_(number) if name in _FLAGS else np.int32(number)
+  return np.bool_(number) if name in schema.FLAGS else np.int32(number)
 
 
 def _entries(message: bytes) -> Iterator[tuple[str, tuple[int, bytes]]]:
@@ -207,32 +207,27 @@ def labels_of(shapes: Mapping[str, tuple[int | None, ...]]) -> LabelSet | None:
 
 def _varint(number: int) -> bytes:
   """Seven bits a byte, the lowest first."""
-  out = bytearray()
-  while number > 127:
-    out.append(number & 127 | 128)
-    number >>= 7
-  out.append(number)
-  return bytes(out)
+  if number < 128:
+    return bytes((number,))
+  return bytes((number & 127 | 128,)) + _varint(number >> 7)
 
 
-def _field(number: int, content: bytes) -> bytes:
-  """A field with a length: bytes, a message or packed numbers."""
-  return _varint(number << 3 | 2) + _varint(len(content)) + content
+def _tag(number: int, size: int) -> bytes:
+  """What stands before the `size` bytes of a field's content."""
+  return bytes((number << 3 | 2,)) + _varint(size)
 
 
-def _entry(name: str, feature: bytes) -> bytes:
-  return _field(1, _field(1, name.encode()) + _field(2, feature))
+@functools.lru_cache(1024)
+def _head(name: str, kind: int, size: int) -> bytes:
+  """A feature and its name, without the last `size` bytes, which are its value."""
+  head = _tag(1, size)
+  for number in (kind, 2):
+    head = _tag(number, len(head) + size) + head
+  text = name.encode()
+  head = _tag(1, len(text)) + text + head
+  return _tag(1, len(head) + size) + head
 
 
-def _bytes_entry(name: str, value: bytes) -> bytes:
-  return _entry(name, _field(_BYTES, _field(1, value)))
-
-
-def _integer_entry(name: str, value: int) -> bytes:
-  return _entry(name, _field(_INTEGERS, _field(1, _varint(value))))
-
-
-def _float_head(name: str, count: int) -> bytes:
-  """The entry of so many floats, without the floats."""
-  blank = bytes(4 * count)
-  return _entry(name, _field(_FLOATS, _field(1, blank)))[: -len(blank)]
+def _integer(name: str, value: int) -> bytes:
+  content = _varint(value)
+  return _head(name, _INTEGERS, len(content)) + content

@@ -1,6 +1,6 @@
 """What a row must satisfy to be stored: a whole picture, a box on it, sane numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,61 +12,21 @@ from metro_jax.data.schema import LabelSet
 MAX_PIXELS = 100_000_000
 MIN_BOX_PX = 1.0
 MAX_BOX_PICTURES = 20.0  # sides of a box in sides of its picture
-MAX_JOINT_PX = 1e5
-MAX_JOINT_M = 100.0  # what is beyond are millimetres
-MAX_ANGLE = 100.0
-MAX_SHAPE = 100.0
 
 
-def checker(labels: LabelSet) -> Callable[[Mapping[str, Any]], None]:
-  """A function that checks all of an example.
+def check(example: Mapping[str, Any], labels: LabelSet) -> None:
+  """Checks all of an example.
 
   Args:
+    example: As a reader made it.
     labels: Of bodies or hands.
 
-  Returns:
-    A function of an example that raises ValueError, naming the field, what was
-    expected and what came.
+  Raises:
+    ValueError: Naming the field, what was expected and what came.
   """
-  bounds = _bounds(labels)
-  shapes = schema.example_shapes(labels)
-  low, high = (
-    np.concatenate([bound[i].ravel() for bound in bounds.values()], dtype=np.float32)
-    for i in (0, 1)
-  )
-
-  def is_plain(example: Mapping[str, Any]) -> bool:
-    """One look at all numbers; what fails it is looked at closely."""
-    try:
-      for name, shape in shapes.items():
-        if example[name].shape != shape:
-          return False
-      numbers = np.concatenate([example[name] for name in bounds], axis=None)
-      return bool(((numbers >= low) & (numbers <= high)).all())
-    except (AttributeError, KeyError, TypeError, ValueError):
-      return False
-
-  def check(example: Mapping[str, Any]) -> None:
-    if not is_plain(example):
-      schema.check_example(example, labels)
-      _expect_sane(example)
-    _expect_types(example)
-    _expect_box(example, *picture_size(example["image"]))
-
-  return check
-
-
-def _bounds(labels: LabelSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """What the numbers of nearly all examples are between, by field."""
-  largest = {"pose": MAX_ANGLE, "shape": MAX_SHAPE}
-  shapes = schema.example_shapes(labels)
-  bounds = {name: np.full(shapes[name], limit) for name, limit in largest.items()}
-  found = {name: (-high, high) for name, high in bounds.items()}
-  for name, limit in (("joints_2d_px", MAX_JOINT_PX), ("joints_3d_m", MAX_JOINT_M)):
-    low, high = np.full(shapes[name], -limit), np.full(shapes[name], limit)
-    low[:, -1], high[:, -1] = 0, 1  # confidences
-    found[name] = (low, high)
-  return found
+  schema.check_example(example, labels)
+  _expect_types(example)
+  _expect_box(example, *picture_size(example["image"]))
 
 
 def picture_size(jpeg: bytes) -> tuple[int, int]:
@@ -139,25 +99,3 @@ def _expect_box(example: Mapping[str, Any], height: int, width: int) -> None:
       f"center_px: expected a box on the picture of {width} x {height}, got one of "
       f"{side:g} at {x:g}, {y:g}"
     )
-
-
-def _expect_sane(example: Mapping[str, Any]) -> None:
-  """Refuses finite numbers that no label holds; joints of no confidence may."""
-  if example["has_joints_2d"]:
-    _expect_below("joints_2d_px", _known(example["joints_2d_px"]), MAX_JOINT_PX)
-  if example["has_joints_3d"]:
-    _expect_below("joints_3d_m", _known(example["joints_3d_m"]), MAX_JOINT_M)
-  if example["has_mesh"]:
-    _expect_below("pose", example["pose"], MAX_ANGLE)
-    _expect_below("shape", example["shape"], MAX_SHAPE)
-
-
-def _known(joints: np.ndarray) -> np.ndarray:
-  """Coordinates, those of joints without confidence as zeros."""
-  return joints[:, :-1] * (joints[:, -1:] > 0)
-
-
-def _expect_below(name: str, values: np.ndarray, limit: float) -> None:
-  largest = np.abs(values).max()
-  if not largest <= limit:
-    raise ValueError(f"{name}: expected numbers up to {limit:g}, got {largest:g}")

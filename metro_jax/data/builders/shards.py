@@ -30,12 +30,13 @@ from typing import Any, NamedTuple
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from metro_jax import files
-from metro_jax.data.builders import records, row_checks
+from metro_jax.data import schema
+from metro_jax.data.builders import sound_rows
+from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
 from metro_jax.data.readers.reader import Reader
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # read alone; pictures do not shrink
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-_LABELS = ("has_joints_2d", "has_joints_3d", "has_mesh")
 _PLACE = struct.Struct("q")  # the row that a process reads, seen by the one that builds
 PATIENCE_S = 120.0  # for one row
 
@@ -48,14 +49,6 @@ class Shard(NamedTuple):
   end: int
 
 
-class Refused(NamedTuple):
-  """A row that is not stored."""
-
-  row: int
-  where: str
-  reason: str
-
-
 class Report(NamedTuple):
   """What became of a shard's rows."""
 
@@ -63,14 +56,6 @@ class Report(NamedTuple):
   bytes: int
   labelled: dict[str, int]  # kept rows with each label
   refused: list[Refused]
-
-
-class TooManyRefused(Exception):  # noqa: N818
-  """More rows of one shard are bad than the whole dataset may have."""
-
-  def __init__(self, refused: Sequence[Refused]):
-    super().__init__(f"{len(refused)} rows refused")
-    self.refused = list(refused)
 
 
 def plan(dataset: str, split: str, rows: int, shard_rows: int) -> list[Shard]:
@@ -119,31 +104,25 @@ def write_shard(
     shard: Which rows.
     most_refused: How many rows may be bad.
     known_bad: Rows that must not be tried, and why.
-    at_row: Called with each row before it is read.
+    at_row: Called with each row before anything is done with it.
 
   Raises:
     TooManyRefused: If more are.
     OSError: If writing fails.
   """
-  serialise, check = records.writer(reader.labels), row_checks.checker(reader.labels)
-  labelled, refused = dict.fromkeys(_LABELS, 0), []
+  labelled, refused = dict.fromkeys(schema.FLAGS, 0), []
   with files.replacing(folder / shard.file_name) as partial:
     with contextlib.closing(ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as out:
-      for row in range(shard.first, shard.end):
-        at_row(row)
-        try:
-          if row in known_bad:
-            raise ValueError(known_bad[row])
-          example = reader.read(row)
-          check(example)
-          record = serialise(example)
-        except Exception as error:  # whatever a bad row does to its reader
-          refused.append(Refused(row, _where(reader, row), _reason(error)))
-          if len(refused) > most_refused:
-            raise TooManyRefused(refused) from error
-          continue
+      for example, record in sound_rows.sound_rows(
+        reader,
+        range(shard.first, shard.end),
+        known_bad,
+        at_row,
+        refused,
+        most_refused,
+      ):
         out.write(record)
-        for name in _LABELS:
+        for name in schema.FLAGS:
           labelled[name] += bool(example[name])
     size = _synced_size(partial)
   kept = shard.end - shard.first - len(refused)
@@ -159,21 +138,9 @@ def _report_path(folder: pathlib.Path, shard: Shard) -> pathlib.Path:
 def _synced_size(path: pathlib.Path) -> int:
   with open(path, "rb") as file:
     os.fsync(file.fileno())
+    # Nothing reads it soon: the next shard may have its pages, and others keep theirs.
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
   return path.stat().st_size
-
-
-def _where(reader: Reader, row: int) -> str:
-  try:
-    return reader.where(row)
-  except Exception:  # of a row that is nowhere
-    return f"row {row}"
-
-
-def _reason(error: Exception) -> str:
-  text = " ".join(str(error).split()) or type(error).__name__
-  if not isinstance(error, ValueError | OSError):
-    text = f"{type(error).__name__}: {text}"
-  return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def write_all(
@@ -318,8 +285,8 @@ class _Worker:
         row = self._row()
         if row != last:
           last, since = row, time.monotonic()
-          self._rows_read(row - counted)
-          counted = row
+          self._rows_read(max(row - counted, 0))
+          counted = max(row, counted)
         elif row >= shard.first and time.monotonic() - since > PATIENCE_S:
           self._process.kill()
           self._process.wait()
@@ -372,7 +339,7 @@ def _write(*arguments: Any) -> dict[str, Any]:
     return {"error": str(error), "errno": error.errno or errno.EIO}
   except Exception as error:
     full = files.means_full_disk(error)
-    return {"error": _reason(error), "errno": errno.ENOSPC if full else None}
+    return {"error": sound_rows.reason(error), "errno": errno.ENOSPC if full else None}
   return {"error": "", "errno": None}
 
 

@@ -19,6 +19,7 @@ is the usual one of top-down pose: 1.25 times the annotated scale, and 15 pixels
 lower than the annotated centre.
 """
 
+import importlib.util
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ import numpy as np
 import orjson
 
 from metro_jax.data import schema
-from metro_jax.data.readers import file_bytes, geometry, pictures
+from metro_jax.data.readers import file_bytes, geometry, mpii_mat, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -153,46 +154,22 @@ def people_of_mat(path: pathlib.Path) -> Iterator[Person]:
 
   Raises:
     ImportError: Without SciPy.
-    ValueError: If it is another file.
+    ValueError: If it is another file or a damaged one, naming it.
   """
-  try:
-    import scipy.io
-  except ImportError as error:
+  if not _has_scipy():
     raise ImportError(
       f"{path}: expected SciPy for MATLAB files; pip install metro_jax[mpii], or use "
       "the JSON file train.json of HRNet"
-    ) from error
+    )
+  for image, joints, (x, y, scale) in zip(*mpii_mat.read(path), strict=True):
+    yield Person(str(image), joints, np.array([x, y]), float(scale))
+
+
+def _has_scipy() -> bool:
   try:
-    content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
-    release = content["RELEASE"]
-    pictured, training = map(np.atleast_1d, (release.annolist, release.img_train))
-  except Exception as error:  # what a damaged file raises has no common base
-    raise ValueError(
-      f"{path}: expected MPII's RELEASE; {type(error).__name__}: {error}"
-    ) from error
-  for number in np.flatnonzero(training == 1).tolist():
-    picture = pictured[number]
-    for person in np.atleast_1d(getattr(picture, "annorect", [])):
-      try:
-        yield _person(str(picture.image.name), person)
-      except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: annolist({number + 1}): {error}") from error
-
-
-def _person(image: str, person: Any) -> Person:
-  """A person of the MATLAB file; fields that are empty or absent are not annotated."""
-  joints = np.zeros((16, 3))
-  annotated = getattr(person, "annopoints", None)
-  for point in np.atleast_1d(getattr(annotated, "point", [])):
-    joints[int(point.id)] = [float(point.x), float(point.y), 1]
-  middle = getattr(person, "objpos", None)
-  center = np.array([_number(middle, "x"), _number(middle, "y")])
-  return Person(image, joints, center, _number(person, "scale"))
-
-
-def _number(struct: Any, field: str) -> float:
-  found = np.atleast_1d(getattr(struct, field, -1))
-  return float(found[0]) if found.size == 1 else -1.0
+    return importlib.util.find_spec("scipy.io") is not None
+  except ModuleNotFoundError:
+    return False
 
 
 def _numbers(

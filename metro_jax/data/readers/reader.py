@@ -24,7 +24,7 @@ class Reader(Protocol):
     ...
 
   def read(self, row: int) -> Example:
-    """Reads a row.
+    """Reads a row; whoever stores it checks its picture and numbers.
 
     Raises:
       ValueError, OSError: If it is bad, saying why; the caller adds `where`.

@@ -175,15 +175,16 @@ class TsvReader:
     """
     source, line = self._place(row)
     key, label = self._label(source, line)
-    columns = self._images[source].row(line)
-    if columns[0] != key:
+    image_key, columns = self._images[source].row(line)
+    if image_key != key:
       raise ValueError(
-        f"key: expected {_text(key)} as of the label, got {_text(columns[0])}"
+        f"key: expected {_text(key)} as of the label, got {_text(image_key)}"
       )
-    if len(columns) < 2:
+    if columns is None:
       raise ValueError("image: expected a column with a picture, got none")
     try:
-      image = pybase64.b64decode(columns[-1].strip(), validate=True)
+      picture = columns.rpartition(b"\t")[2].strip()
+      image = pybase64.b64decode(picture, validate=True)
     except binascii.Error as error:
       raise ValueError(f"image: bad base64 ({error})") from error
     name = _text(key)
@@ -208,18 +209,18 @@ class TsvReader:
       raise ValueError(
         f"expected a source below {len(self._label_files)}, got {source}"
       )
-    columns = self._label_files[source].row(line)
-    if len(columns) < 2:
+    key, columns = self._label_files[source].row(line)
+    if columns is None:
       raise ValueError("label: expected a key and JSON, got one column")
     try:
-      label = _parse(columns[1])
+      label = _parse(columns.partition(b"\t")[0])
     except (ValueError, RecursionError) as error:
       raise ValueError(f"label: bad JSON ({error})") from error
     if isinstance(label, list) and label:
       label = label[0]
     if not isinstance(label, dict):
       raise ValueError("label: expected a list with one object")
-    return columns[0], label
+    return key, label
 
   def _find_labels(self, path: pathlib.Path) -> LabelSet:
     problem: Exception | str = "no row"
@@ -276,24 +277,25 @@ def to_example(
   Raises:
     ValueError: If something is missing or wrong, naming it.
   """
-  has_mesh = _flag(label, "has_smpl")
-  return schema.make_example(
-    labels,
-    key,
-    image,
-    _numbers(label, "center"),
-    float(_numbers(label, "scale", depth=0)) * _BOX_PX_PER_SCALE,
-    joints_2d_px=_joints(label, "2d_joints") if _flag(label, "has_2d_joints") else None,
-    joints_3d_m=_joints(label, "3d_joints") if _flag(label, "has_3d_joints") else None,
-    pose=_numbers(label, "pose") if has_mesh else None,
-    shape=_numbers(label, "betas") if has_mesh else None,
-    gender=_gender(label),
-    group=group,
-  )
+  try:
+    has_mesh = _flag(label, "has_smpl")
+    has_2d, has_3d = _flag(label, "has_2d_joints"), _flag(label, "has_3d_joints")
+    found = {
+      "center_px": _numbers("center", label["center"]),
+      "box_px": float(_numbers("scale", label["scale"], depth=0)) * _BOX_PX_PER_SCALE,
+      "joints_2d_px": _joints(label, "2d_joints") if has_2d else None,
+      "joints_3d_m": _joints(label, "3d_joints") if has_3d else None,
+      "pose": _numbers("pose", label["pose"]) if has_mesh else None,
+      "shape": _numbers("betas", label["betas"]) if has_mesh else None,
+    }
+  except KeyError as error:
+    raise ValueError(f"label: expected the field {error.args[0]}, got none") from None
+  gender = _gender(label)
+  return schema.make_example(labels, key, image, **found, gender=gender, group=group)
 
 
 def _flag(label: Mapping[str, Any], name: str) -> bool:
-  value = _value(label, name)
+  value = label[name]
   if isinstance(value, list) and len(value) == 1:
     value = value[0]
   if not isinstance(value, int | float) or value not in (0, 1):
@@ -301,15 +303,7 @@ def _flag(label: Mapping[str, Any], name: str) -> bool:
   return bool(value)
 
 
-def _value(label: Mapping[str, Any], name: str) -> Any:
-  try:
-    return label[name]
-  except KeyError:
-    raise ValueError(f"label: expected the field {name}, got none") from None
-
-
-def _numbers(label: Mapping[str, Any], name: str, depth: int = 1) -> np.ndarray:
-  value = _value(label, name)
+def _numbers(name: str, value: Any, depth: int = 1) -> np.ndarray:
   try:
     found = np.array(value)
   except ValueError as error:  # rows of different lengths
@@ -322,10 +316,10 @@ def _numbers(label: Mapping[str, Any], name: str, depth: int = 1) -> np.ndarray:
 
 
 def _joints(label: Mapping[str, Any], name: str) -> np.ndarray:
-  found = _value(label, name)
+  found = label[name]
   if isinstance(found, list) and len(found) == 1:  # of one person
     found = found[0]
-  return _numbers({name: found}, name, depth=2)
+  return _numbers(name, found, depth=2)
 
 
 def _gender(label: Mapping[str, Any]) -> str:

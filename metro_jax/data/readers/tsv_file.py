@@ -47,8 +47,8 @@ class TsvFile:
   def __len__(self) -> int:
     return len(self._offsets) - 1
 
-  def row(self, row: int) -> list[bytes]:
-    """The columns of a row.
+  def row(self, row: int) -> tuple[bytes, bytes | None]:
+    """The first column of a row, and the others as they stand, None without a tab.
 
     Raises:
       ValueError: If there is no such row, or the file was changed.
@@ -61,7 +61,8 @@ class TsvFile:
     line = self._bytes.read(start, end - start).rstrip(b"\r\n")
     if b"\n" in line:
       raise ValueError("expected one row, got several: FILE.lineidx is of another file")
-    return line.split(b"\t")
+    first, tab, others = line.partition(b"\t")
+    return first, others if tab else None
 
 
 def read_integers(

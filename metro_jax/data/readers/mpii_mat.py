@@ -1,0 +1,114 @@
+"""The people in MPII's MATLAB file, read by SciPy in a process of its own.
+
+A damaged file can end the process that SciPy reads it in, by a bad address.
+"""
+
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_REFUSED = 3  # exit code; standard output then says why
+
+
+class People(NamedTuple):
+  """All annotated people of the training pictures, in MPII's pixels."""
+
+  images: np.ndarray  # (n,) file names
+  joints: np.ndarray  # (n, 16, 3) x, y, confidence
+  boxes: np.ndarray  # (n, 3) centre and height / 200 px, negative where unknown
+
+
+def read(path: pathlib.Path) -> People:
+  """Reads the file; SciPy must be there.
+
+  Raises:
+    ValueError: If it is another file or a damaged one, naming it.
+  """
+  modules = os.pathsep.join(p or os.getcwd() for p in sys.path)
+  done = subprocess.run(
+    [sys.executable, "-m", __spec__.name, str(path)],
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {"PYTHONPATH": modules},
+  )
+  if done.returncode == _REFUSED:
+    raise ValueError(f"{path}: {done.stdout.decode(errors='replace')}")
+  if done.returncode:
+    code = done.returncode
+    end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    raise ValueError(f"{path}: expected MPII's RELEASE; SciPy ended by {end}")
+  with np.load(io.BytesIO(done.stdout), allow_pickle=False) as stored:
+    return People(**stored)
+
+
+def _people(path: str) -> Iterator[tuple[str, np.ndarray, list[float]]]:
+  import scipy.io
+
+  try:
+    content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
+    release = content["RELEASE"]
+    pictured, training = map(np.atleast_1d, (release.annolist, release.img_train))
+  except Exception as error:  # what a damaged file raises has no common base
+    raise ValueError(
+      f"expected MPII's RELEASE; {type(error).__name__}: {error}"
+    ) from error
+  for number in np.flatnonzero(training == 1).tolist():
+    try:
+      picture = pictured[number]
+      for person in np.atleast_1d(getattr(picture, "annorect", [])):
+        yield str(picture.image.name), *_person(person)
+    except Exception as error:  # as above
+      raise ValueError(f"annolist({number + 1}): {error}") from error
+
+
+def _person(person: Any) -> tuple[np.ndarray, list[float]]:
+  """Joints and box; fields that are empty or absent are not annotated."""
+  joints = np.zeros((16, 3))
+  annotated = getattr(person, "annopoints", None)
+  for point in np.atleast_1d(getattr(annotated, "point", [])):
+    number = int(point.id)
+    if not 0 <= number < len(joints):
+      raise ValueError(f"expected a joint from 0 to 15, got {number}")
+    joints[number] = [float(point.x), float(point.y), 1]
+  middle = getattr(person, "objpos", None)
+  box = [_number(middle, "x"), _number(middle, "y"), _number(person, "scale")]
+  return joints, box
+
+
+def _number(struct: Any, field: str) -> float:
+  found = np.atleast_1d(getattr(struct, field, -1))
+  return float(found[0]) if found.size == 1 else -1.0
+
+
+def _serve(path: str) -> int:
+  """What the other process does; returns its exit code."""
+  try:
+    images, joints, boxes = [], [], []
+    for image, points, box in _people(path):
+      images.append(image)
+      joints.append(points)
+      boxes.append(box)
+    made = io.BytesIO()
+    np.savez(
+      made,
+      images=np.array(images, str),
+      joints=np.reshape(joints, (-1, 16, 3)).astype(np.float64),
+      boxes=np.reshape(boxes, (-1, 3)).astype(np.float64),
+    )
+  except (ValueError, MemoryError) as error:
+    print(" ".join(str(error).split())[:1000], end="")
+    return _REFUSED
+  sys.stdout.buffer.write(made.getbuffer())
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(_serve(sys.argv[1]))
