@@ -10,6 +10,7 @@ Files that end in .bin, .pth or .pt are PyTorch's, of any version; reading and w
 them does not need PyTorch.
 """
 
+import os
 import pathlib
 
 import jax
@@ -20,7 +21,7 @@ from metro_jax import command_line
 from metro_jax import config as base
 from metro_jax.evaluation import runs
 from metro_jax.models import setup
-from metro_jax.training import state
+from metro_jax.training import bucket, orbax_folder, state
 from metro_jax.training.checkpoint import Checkpoints
 from metro_jax.weights import torch_metro, weight_files
 from metro_jax.weights.weight_files import Loaded
@@ -39,13 +40,13 @@ def define_flags() -> None:
   flags.DEFINE_string("output", None, "Workdir or file to make.", required=True)
 
 
-def to_run(config: ConfigDict, source: str, workdir: pathlib.Path) -> Loaded:
+def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> Loaded:
   """Makes a run, at step 0, of a state dict.
 
   Args:
     config: The network's.
     source: A file, or a Hugging Face repository, as for `weight_files.locate`.
-    workdir: Made; must not hold a run.
+    workdir: Made, also in a bucket; must not hold a run.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -54,27 +55,28 @@ def to_run(config: ConfigDict, source: str, workdir: pathlib.Path) -> Loaded:
     OSError: If a repository cannot be reached or the disk is full.
   """
   base.validate(config)
-  folder = workdir / runs.CHECKPOINT_FOLDER
-  if (workdir / runs.CONFIG_FILE).exists() or folder.exists():
+  workdir = orbax_folder.as_folder(workdir)
+  checkpoints_folder = workdir / runs.CHECKPOINT_FOLDER
+  if (workdir / runs.CONFIG_FILE).exists() or checkpoints_folder.exists():
     raise ValueError(f"--output: expected a folder without a run, got {workdir}")
   weight_files.locate(source)
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   loaded = weight_files.load_metro(source, like)
-  workdir.mkdir(parents=True, exist_ok=True)
-  with Checkpoints(folder) as checkpoints:
-    checkpoints.save(loaded.variables, 0, None, config=config.to_dict())
-  runs.save_config(workdir, config)
+  with bucket.RunFolder(workdir) as folder:
+    with Checkpoints(checkpoints_folder) as checkpoints:
+      checkpoints.save(loaded.variables, 0, None, config=config.to_dict())
+    runs.save_config(folder.local, config)
   return loaded
 
 
 def to_file(
-  workdir: pathlib.Path, output: pathlib.Path, which: str | int = "best"
+  workdir: str | os.PathLike[str], output: pathlib.Path, which: str | int = "best"
 ) -> int:
   """Writes a run's network as a state dict under METRO's keys.
 
   Args:
-    workdir: Of the run.
+    workdir: Of the run, also in a bucket.
     output: Its ending says the kind, as for `weight_files.write`.
     which: The checkpoint: "best" by PA-MPJPE, "latest" or a step.
 
@@ -93,18 +95,21 @@ def to_file(
 
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
-  output = pathlib.Path(FLAGS.output).expanduser()
   ways = bool(FLAGS.config and FLAGS.input), bool(FLAGS.workdir)
   if ways.count(True) != 1 or (FLAGS.workdir and (FLAGS.config or FLAGS.input)):
     raise ValueError("expected either --config and --input, or --workdir")
   if FLAGS.workdir:
+    if bucket.is_address(FLAGS.output):
+      raise ValueError(f"--output: expected a file here, got {FLAGS.output}")
+    bucket.expect_usable(FLAGS.workdir, writes=False)
     which = runs.parse_checkpoint(FLAGS.checkpoint)
-    step = to_file(pathlib.Path(FLAGS.workdir).expanduser(), output, which)
-    print(f"Written to {output}: the network of step {step}")
+    step = to_file(FLAGS.workdir, pathlib.Path(FLAGS.output).expanduser(), which)
+    print(f"Written to {FLAGS.output}: the network of step {step}")
     return
-  loaded = to_run(FLAGS.config, FLAGS.input, output)
+  bucket.expect_usable(FLAGS.output)
+  loaded = to_run(FLAGS.config, FLAGS.input, FLAGS.output)
   count = len(jax.tree.leaves(loaded.variables))
-  print(f"Written to {output}: {count} arrays, {loaded.ignored} ignored")
+  print(f"Written to {FLAGS.output}: {count} arrays, {loaded.ignored} ignored")
 
 
 if __name__ == "__main__":

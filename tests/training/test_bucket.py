@@ -18,17 +18,19 @@ import jax
 import numpy as np
 import pytest
 
-from metro_jax import evaluate, export, predict
+from metro_jax import convert, evaluate, export, predict
 from metro_jax import train as command
 from metro_jax.models import setup
-from metro_jax.training import bucket, checkpoint
+from metro_jax.training import bucket, checkpoint, state
 from metro_jax.training.bucket import RunFolder
+from metro_jax.weights import torch_metro, weight_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
 PROGRAM = runpy.run_path(str(HERE / "in_processes.py"))
 CONFIG = ROOT / "configs" / "synthetic.py"
 FAKE = runpy.run_path(str(ROOT / "tests" / "fixtures" / "fake_bucket.py"))
+BUILD = setup.build
 RUN, FOLDER = "gs://bucket/run", "run/"
 
 
@@ -156,6 +158,28 @@ def test_evaluate_predict_and_export_read_and_write_there(
   facts = json.loads(interrupted.read(f"{FOLDER}export/npz/model.json"))
   assert facts["step"] == 6 and facts["errors_mm"]["mpjpe_mm"] > 0
   assert scratch() == []
+
+
+def test_weights_are_converted_to_a_run_there_and_back(served, monkeypatch, tmp_path):
+  monkeypatch.setattr(setup, "build", BUILD)
+  config = tiny_config(tmp_path)
+  network = setup.build(config)
+  shapes = state.variable_shapes(network.model, network.template, config.data.image_px)
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes
+  )
+  given = torch_metro.to_state_dict(variables)
+  weight_files.write(tmp_path / "given.npz", given)
+  address = "gs://bucket/converted"
+  convert.to_run(config, str(tmp_path / "given.npz"), address)
+  convert.to_file(address, tmp_path / "back.npz")
+  back = weight_files.read(tmp_path / "back.npz")
+  assert back.keys() == given.keys()
+  for key, value in given.items():
+    np.testing.assert_array_equal(back[key], value)
+  with pytest.raises(ValueError, match="without a run, got gs://bucket/converted"):
+    convert.to_run(config, str(tmp_path / "given.npz"), address)
 
 
 def fill(step: int) -> dict[str, np.ndarray]:

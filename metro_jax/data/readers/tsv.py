@@ -13,6 +13,7 @@ Source: the released code's metro/datasets/human_mesh_tsv.py and hand_mesh_tsv.p
 """
 
 import binascii
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -319,7 +320,12 @@ def _joints(label: Mapping[str, Any], name: str) -> np.ndarray:
   found = label[name]
   if isinstance(found, list) and len(found) == 1:  # of one person
     found = found[0]
-  return _numbers(name, found, depth=2)
+  try:
+    flat = list(itertools.chain.from_iterable(found))  # NumPy reads nested lists slowly
+    (columns,) = set(map(len, found))
+  except (TypeError, ValueError):  # not rows, or of different lengths
+    return _numbers(name, found, depth=2)
+  return _numbers(name, flat).reshape(len(found), columns)
 
 
 def _gender(label: Mapping[str, Any]) -> str:
