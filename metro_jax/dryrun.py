@@ -1,7 +1,7 @@
 """Compiles a config for devices that need not be here, and says what to expect.
 
 Run:    python -m metro_jax.dryrun --config=configs/h36m.py --topologies=v5e:4x4,v6e:4x4
-          [--batch_per_chip=32] [--json=FILE]
+          [--batch_per_chip=32] [--quick] [--json=FILE]
         --topologies=local  the devices of this machine
 Result: Whether it fits, memory, operations, bytes, exchanges, and bounds on speed.
         TPU slices need libtpu (pip install 'metro_jax[tpu]'), no TPU and no data.
@@ -36,6 +36,8 @@ def define_flags() -> None:
   flags.DEFINE_integer("epoch_examples", 0, text, lower_bound=0)
   text = "Whether to compile once more to find the largest batch."
   flags.DEFINE_bool("largest", True, text)
+  text = "Whether to compile in a third of the time, without the bytes that are moved."
+  flags.DEFINE_bool("quick", False, text)
   text = "What a core decodes and augments a second; metro_jax.benchmark measures it."
   flags.DEFINE_float("images_per_core", 0, text, lower_bound=0)
   flags.DEFINE_string("json", "", "Also writes everything to this file.")
@@ -61,6 +63,7 @@ def dryrun(
   names: list[str],
   batch_per_chip: int = 0,
   find_largest: bool = True,
+  quick: bool = False,
 ) -> list[plan.Plan]:
   """Compiles for every target, one after another.
 
@@ -69,13 +72,14 @@ def dryrun(
     names: Of the topologies.
     batch_per_chip: Images a device; 0 takes the config's batch sizes.
     find_largest: Whether to compile once more for the largest batch.
+    quick: Whether to compile with less effort, see `targets.prepare`.
 
   Raises:
     ValueError: If the config or a topology is wrong, or a batch does not divide.
     OSError: If libtpu is needed and not there.
   """
   base.validate(config)
-  targets.prepare(names)
+  targets.prepare(names, quick)
   opened = [targets.open_target(name) for name in names]
   shares = [
     (batch_per_chip, batch_per_chip)
@@ -92,14 +96,16 @@ def dryrun(
   plans = []
   for target, examples in zip(opened, shares, strict=True):
     print(f"Compiling for {target.name} ...", file=sys.stderr, flush=True)
-    plans.append(plan.make(config, network, target, examples, find_largest))
+    plans.append(plan.make(config, network, target, examples, find_largest, quick))
   return plans
 
 
 def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   config = FLAGS.config
-  plans = dryrun(config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest)
+  plans = dryrun(
+    config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest, FLAGS.quick
+  )
   examples = FLAGS.epoch_examples or epoch_examples(config)
   found = []
   for one in plans:

@@ -93,6 +93,22 @@ def test_the_epoch_is_the_datasets_and_no_speed_is_made_up_for_cpus(two_devices)
   assert row.startswith("| local | 2 | 1 | 4 |")
 
 
+def test_a_quick_plan_says_so_and_knows_memory_operations_and_exchanges(
+  two_devices, tmp_path
+):
+  path = tmp_path / "plan.json"
+  flags = ("--topology=local", f"--json={path}", "--nolargest", "--quick")
+  done = run(*flags, devices=2)
+  assert done.returncode == 0, done.stderr
+  quick, full = json.loads(path.read_text())[0], two_devices[1]
+  assert quick["compiled_quickly"] and not full["compiled_quickly"]
+  assert "! quick: " in done.stdout and "bytes moved" not in done.stdout
+  for name in ("flops", "collectives"):
+    assert quick["train"][name] == full["train"][name]
+  assert quick["train"]["memory"]["arguments"] == full["train"]["memory"]["arguments"]
+  assert quick["train"]["traffic"] == {"bytes": 0, "padded_bytes": 0}
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [

@@ -19,10 +19,20 @@ def of(plan: Plan, config: ConfigDict, images_per_core: float = 0.0) -> list[str
     images_per_core: What a core decodes and augments a second; 0 if not measured.
   """
   return [
+    *_quick(plan),
     *_memory(plan),
     *_padding(plan, config),
     *_hosts(plan, config, images_per_core),
     *_counts(plan),
+  ]
+
+
+def _quick(plan: Plan) -> list[str]:
+  if not plan.quick:
+    return []
+  return [
+    "quick: training's own program, compiled with more effort, takes other memory; "
+    "bounds leave out the traffic with main memory"
   ]
 
 

@@ -73,6 +73,8 @@ class Plan(NamedTuple):
     largest: Most training examples a chip, by a line through two compilations; 0 if
       it is not known.
     compared: The other number of examples of that line; 0 if there is none.
+    quick: Whether it was compiled quickly. Training's own program keeps more on the
+      chip, so the bytes that this one moves bound nothing and are left out.
   """
 
   target: Target
@@ -80,6 +82,7 @@ class Plan(NamedTuple):
   evaluate: StepPlan
   largest: int
   compared: int
+  quick: bool = False
 
   @property
   def fits(self) -> bool:
@@ -121,6 +124,7 @@ def make(
   target: Target,
   examples: tuple[int, int],
   find_largest: bool = True,
+  quick: bool = False,
 ) -> Plan:
   """Compiles the steps and reads what they need.
 
@@ -131,6 +135,7 @@ def make(
     examples: A chip's share of the training and of the evaluation batch.
     find_largest: Whether to compile the training step once more, with half or twice
       the examples, to see how memory grows.
+    quick: Whether the compiler was told so, see `targets.prepare`.
   """
   count, eval_count = examples
   train = programs.train_step(config, network, count)
@@ -147,10 +152,11 @@ def make(
     largest = largest_batch(sizes, target.memory_bytes)
   return Plan(
     target=target,
-    train=_step_plan(train, compiled[0], target, count),
-    evaluate=_step_plan(evaluate, compiled[1], target, eval_count),
+    train=_step_plan(train, compiled[0], target, count, quick),
+    evaluate=_step_plan(evaluate, compiled[1], target, eval_count, quick),
     largest=largest,
     compared=compared,
+    quick=quick,
   )
 
 
@@ -171,13 +177,16 @@ def largest_batch(needed_bytes: dict[int, float], limit: float) -> int:
   return max(int(many + (limit - more) / slope), 0)
 
 
-def _step_plan(step: Step, program: Program, target: Target, examples: int) -> StepPlan:
+def _step_plan(
+  step: Step, program: Program, target: Target, examples: int, quick: bool = False
+) -> StepPlan:
   arguments = (step.state, step.batch, step.geometry)
   found = products.of_step(step.function, AXIS, *arguments)
   flops = float(sum(product.flops for product in found))
   chip = target.chip
   tile = chip.product_tile if chip else 1
-  traffic = hlo.traffic(program.text)
+  traffic = Traffic(0.0, 0.0) if quick else hlo.traffic(program.text)
+  moved = 0.0 if quick else _moved(program, traffic)
   collectives = hlo.collectives(program.text)
   known = chip is not None and program.memory is not None
   return StepPlan(
@@ -188,9 +197,7 @@ def _step_plan(step: Step, program: Program, target: Target, examples: int) -> S
     parts=products.by_part(found),
     traffic=traffic,
     collectives=collectives,
-    bounds=_bounds(flops, _moved(program, traffic), collectives, target)
-    if known
-    else None,
+    bounds=_bounds(flops, moved, collectives, target) if known else None,
   )
 
 

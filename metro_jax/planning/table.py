@@ -48,11 +48,8 @@ def _step(step: StepPlan, plan: Plan) -> list[str]:
   )
   if program.memory is None:
     return lines
-  lines.append(
-    f"bytes moved: {step.traffic.padded_bytes / step.examples / 1e6:.1f} MB an image, "
-    f"{step.traffic.bytes / step.examples / 1e6:.1f} without padding (the compiler "
-    f"counts {program.bytes_moved / step.examples / 1e6:.1f}, on the chip included)"
-  )
+  if not plan.quick:
+    lines.append(_bytes_moved(step))
   exchanges = [
     f"{found.count} {kind} of {found.bytes / 1e6:.1f} MB in all"
     for kind, found in step.collectives.items()
@@ -60,9 +57,24 @@ def _step(step: StepPlan, plan: Plan) -> list[str]:
   lines.append(f"exchanges: {', '.join(exchanges) or 'none'}")
   if step.bounds is not None:
     times = step.bounds._asdict().items()
-    least = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in times)
+    least = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in times if t)
     lines.append(f"at least {1e3 * step.bounds.seconds:.2f} ms a step: {least}")
   return lines
+
+
+def _bytes_moved(step: StepPlan) -> str:
+  padded, alone, counted = (
+    f"{size / step.examples / 1e6:.1f}"
+    for size in (
+      step.traffic.padded_bytes,
+      step.traffic.bytes,
+      step.program.bytes_moved,
+    )
+  )
+  return (
+    f"bytes moved: {padded} MB an image, {alone} without padding (the compiler counts "
+    f"{counted}, on the chip included)"
+  )
 
 
 def fit(step: StepPlan, limit: float) -> str:
@@ -125,7 +137,7 @@ def _row(plan: Plan, examples: int) -> list[str]:
     "yes" if plan.fits else "no",
     str(plan.largest or "?"),
     f"{step.flops / step.examples / 1e9:.1f}",
-    f"{moved:.0f}" if known else "?",
+    f"{moved:.0f}" if known and not plan.quick else "?",
     f"{speed:,.0f}" if speed else "?",
     f"{examples / speed / 3600:.3g}" if speed and examples else "?",
     bounds.limit if bounds else "?",
@@ -144,6 +156,7 @@ def values(plan: Plan, examples: int, notes: list[str]) -> dict[str, Any]:
     "hosts": target.hosts,
     "memory_bytes": target.memory_bytes,
     "peaks": target.chip._asdict() if target.chip else None,
+    "compiled_quickly": plan.quick,
     "fits": plan.fits,
     "largest_batch_a_chip": plan.largest,
     "largest_batch_is": f"a line through {plan.compared} and {plan.train.examples}",

@@ -28,6 +28,7 @@ ENVIRONMENT = {
 _SLICE = re.compile(r"(\w+):\d+(x\d+){0,2}")
 _AVAILABLE = re.compile(r"exceeds available HBM \(([\d.]+)([KMGT])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_QUICK_EFFORT = -1.0  # of XLA, from -1 to 1
 _TOO_MUCH = 10**12  # numbers, more than any chip holds
 
 
@@ -49,11 +50,12 @@ class Target(NamedTuple):
   memory_bytes: float
 
 
-def prepare(names: Sequence[str]) -> None:
+def prepare(names: Sequence[str], quick: bool = False) -> None:
   """Checks names and sets up the process; to be called before any device is used.
 
   Args:
     names: Of the topologies.
+    quick: Whether compilers shall take less trouble over the speed of programs.
 
   Raises:
     ValueError: If a name is malformed or of no known generation.
@@ -66,6 +68,8 @@ def prepare(names: Sequence[str]) -> None:
         f"topology: expected {LOCAL} or a slice of {', '.join(GENERATIONS)} such as "
         f"v5e:4x4 or v5p:2x2x4, got {name!r}"
       )
+  if quick:
+    jax.config.update("jax_exec_time_optimization_effort", _QUICK_EFFORT)
   if all(name == LOCAL for name in names):
     return
   if importlib.util.find_spec("libtpu") is None:

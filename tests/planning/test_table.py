@@ -46,6 +46,16 @@ def test_the_words_say_how_much_is_left_or_too_much():
   )
 
 
+def test_a_quick_plan_gives_no_bytes_moved():
+  slow = toys.toy_plan()
+  quick = slow._replace(quick=True)
+  assert "bytes moved" in table.text(slow, 0, [])
+  assert "bytes moved" not in table.text(quick, 0, [])
+  row = table.rows([quick], 0).splitlines()[-1]
+  assert row.strip("|").split("|")[table.COLUMNS.index("MB/image")].strip() == "?"
+  assert table.values(quick, 0, [])["compiled_quickly"]
+
+
 def test_an_unknown_epoch_is_told_by_the_million():
   text = table.text(toys.toy_plan(), 0, ["padding: much"])
   assert "every million images take at least 0.0694 hours" in text
