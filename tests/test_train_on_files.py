@@ -107,6 +107,7 @@ def test_bodies_of_every_format_train_together_and_are_measured_apart(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_hands_of_freihand_train_and_are_measured(tmp_path):
   chosen = {"freihand": ("freihand", "write_freihand", None)}
   data_dir = prepare_all(tmp_path, chosen, written["hands"](2))

@@ -105,6 +105,7 @@ def interrupted(served, data_dir):
   return served.storage
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_in_a_bucket_goes_on_and_ends_as_a_local_one(
   interrupted, data_dir, tmp_path
 ):
@@ -126,6 +127,7 @@ def test_an_interrupted_run_in_a_bucket_goes_on_and_ends_as_a_local_one(
   assert scratch() == []
 
 
+@pytest.mark.slow
 def test_evaluate_predict_and_export_read_and_write_there(
   interrupted, monkeypatch, tmp_path
 ):
