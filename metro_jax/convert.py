@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
   if ways.count(True) != 1 or (FLAGS.workdir and (FLAGS.config or FLAGS.input)):
     raise ValueError("expected either --config and --input, or --workdir")
   if FLAGS.workdir:
-    if bucket.is_address(FLAGS.output):
+    if orbax_folder.is_address(FLAGS.output):
       raise ValueError(f"--output: expected a file here, got {FLAGS.output}")
     bucket.expect_usable(FLAGS.workdir, writes=False)
     which = runs.parse_checkpoint(FLAGS.checkpoint)

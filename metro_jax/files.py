@@ -44,6 +44,11 @@ def write_json(
     partial.write_text(text)
 
 
+def import_path() -> str:
+  """PYTHONPATH for a process that is to import what this one can."""
+  return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+
+
 @contextlib.contextmanager
 def alone(lock: pathlib.Path, work: str) -> Iterator[None]:
   """Holds a file that the system lets go of when this process ends, however it does.

@@ -72,12 +72,16 @@ class Job(NamedTuple):
 
   config: ConfigDict
   folder: RunFolder
-  workdir: pathlib.Path  # where this process writes what is not a checkpoint
   team: Team
   splits: Splits
   network: setup.Network
   geometry: steps.Geometry
   eval_step: evaluator.MappedEvalStep
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    """Where this process writes what is not a checkpoint."""
+    return self.folder.local
 
 
 def train(
@@ -122,8 +126,7 @@ def _train(config: ConfigDict, folder: RunFolder, team: Team) -> bool:
   network = setup.build(config)
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
-  workdir = folder.local
-  job = Job(config, folder, workdir, team, splits, network, geometry, eval_step)
+  job = Job(config, folder, team, splits, network, geometry, eval_step)
   finished = _fit(job)
   if finished:
     _finish(job, started)

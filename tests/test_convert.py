@@ -16,6 +16,7 @@ from metro_jax import train as command
 from metro_jax.evaluation import runs
 from metro_jax.models import setup
 from metro_jax.training import state
+from metro_jax.training.bucket import RunFolder
 from metro_jax.weights import imagenet, torch_metro, weight_files
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -139,7 +140,11 @@ def test_a_file_that_does_not_fit_leaves_no_run(config, state_dict, tmp_path):
 
 def job(config, workdir):
   unused = dict.fromkeys(command.Job._fields)
-  used = {"config": config, "workdir": workdir, "network": setup.build(config)}
+  used = {
+    "config": config,
+    "folder": RunFolder(workdir),
+    "network": setup.build(config),
+  }
   return command.Job(**{**unused, **used})
 
 

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import joints
 from metro_jax.data import jpegs, released_crop
-from metro_jax.data.schema import BODY, Example, LabelSet
+from metro_jax.data.schema import BODY, FLAGS, Example, LabelSet
 
 NUMBERS = 8  # random ones that an augmentation is made of
 
@@ -133,7 +133,7 @@ def crop_example(
     ValueError: If the picture cannot be decoded.
   """
   if arithmetic == "released":
-    box = _released_box(example, augmentation, len(into))
+    box = released_box(example, augmentation, len(into))
     into[:] = np.rint(released_crop.crop(decode(example["image"]), *box))
   else:
     cropped = crop_jpeg(example["image"], affine, len(into))
@@ -167,8 +167,7 @@ def move_labels(
     Their fields of `Batch` but `image`, `valid`, `index` and `dataset`, stacked.
   """
   known = {
-    name: np.array([example[name] for example in examples], np.bool_)
-    for name in ("has_joints_2d", "has_joints_3d", "has_mesh")
+    name: np.array([example[name] for example in examples], np.bool_) for name in FLAGS
   }
   joints_2d = _stacked(examples, "joints_2d_px")
   if arithmetic == "released":
@@ -370,15 +369,15 @@ def _released_places(
   crop_px: int,
 ) -> Float[np.ndarray, "n j 2"]:
   """Where points of the pictures are in the released code's crops, from -1 to 1."""
-  boxes = map(_released_box, examples, augmentations, [crop_px] * len(examples))
+  boxes = map(released_box, examples, augmentations, [crop_px] * len(examples))
   pairs = zip(points_px, boxes, strict=True)
   return np.stack([released_crop.joints_2d(points, *box) for points, box in pairs])
 
 
-def _released_box(
+def released_box(
   example: Example, augmentation: Augmentation, crop_px: int
 ) -> tuple[Any, ...]:
-  """Arguments of the released code's crop, which turns first, then mirrors."""
+  """Arguments of `released_crop` behind the picture; it turns first, then mirrors."""
   degrees = float(np.rad2deg(augmentation.rotation_rad))
   return (
     example["center_px"],

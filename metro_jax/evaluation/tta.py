@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import body_model
 from metro_jax.body.body_model import BodyModel
-from metro_jax.data import augment, pipeline, released_crop
+from metro_jax.data import augment, jpegs, pipeline, released_crop
 from metro_jax.data.augment import Augmentation
 from metro_jax.data.batch import Batch
 from metro_jax.data.pipeline import Source
@@ -36,7 +36,6 @@ from metro_jax.training.step import Geometry
 
 Array = Any  # np.ndarray or jax.Array
 _BATCHES_AHEAD = 2
-_REDUCTIONS = (8, 4, 2, 1)  # that a JPEG may be decoded at
 
 
 class Views(NamedTuple):
@@ -174,31 +173,21 @@ def crops(
     crop_px: Side of a crop.
     arithmetic: As for `augment.apply`.
   """
-  center, box_px = example["center_px"], float(example["box_px"])
   if arithmetic == "released":
     image = augment.decode(example["image"])
-    made = [_released(image, center, box_px, a, crop_px) for a in augmentations]
+    boxes = [augment.released_box(example, a, crop_px) for a in augmentations]
+    made = [np.rint(released_crop.crop(image, *box)) for box in boxes]
     return np.array(made, np.uint8).reshape(-1, crop_px, crop_px, 3)
-  finest = min((a.scale for a in augmentations), default=1.0) * box_px / crop_px
-  reduction = next(n for n in _REDUCTIONS if n <= max(finest, 1))
+  scale = min((a.scale for a in augmentations), default=1.0)
+  finest = scale * float(example["box_px"]) / crop_px
+  reduction = next(n for n in jpegs.REDUCTIONS if n <= max(finest, 1))
   image = augment.decode(example["image"], reduction)
-  made = [
-    augment.crop(
-      image,
-      augment.crop_affine(center, box_px, a, crop_px) * [reduction, reduction, 1],
-      crop_px,
-    )
+  affines = (
+    augment.crop_affine(example["center_px"], example["box_px"], a, crop_px)
     for a in augmentations
-  ]
+  )
+  made = [augment.crop(image, affine, crop_px, reduction) for affine in affines]
   return np.array(made, np.uint8).reshape(-1, crop_px, crop_px, 3)
-
-
-def _released(
-  image: np.ndarray, center: np.ndarray, box_px: float, a: Augmentation, crop_px: int
-) -> np.ndarray:
-  degrees = float(np.rad2deg(a.rotation_rad)) * (1 if a.flip else -1)
-  scale = a.scale * (box_px / released_crop.SCALE_PX)
-  return np.rint(released_crop.crop(image, center, scale, crop_px, degrees, a.flip))
 
 
 def make_eval_step(

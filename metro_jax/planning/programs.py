@@ -91,7 +91,7 @@ def train_step(config: ConfigDict, network: Network, examples: int) -> Step:
     function=steps.make_train_step(network.model, adam, config),
     state=state.shapes(network.model, adam, network.template, px, averaged),
     batch=batch_of(config, examples),
-    geometry=_geometry(network),
+    geometry=steps.geometry_of(network),
     donate=True,
   )
 
@@ -103,13 +103,9 @@ def eval_step(config: ConfigDict, network: Network, examples: int) -> Step:
     function=make_eval_step(network.model),
     state=state.variable_shapes(network.model, network.template, px),
     batch=batch_of(config, examples),
-    geometry=_geometry(network),
+    geometry=steps.geometry_of(network),
     donate=False,
   )
-
-
-def _geometry(network: Network) -> steps.Geometry:
-  return steps.geometry_of(network)
 
 
 def batch_of(config: ConfigDict, examples: int) -> Batch:

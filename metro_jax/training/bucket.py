@@ -24,11 +24,6 @@ READING = ("storage.objects.get", "storage.objects.list")
 WRITING = ("storage.objects.create", "storage.objects.delete")
 
 
-def is_address(path: str | Folder) -> bool:
-  """Whether it names a bucket's folder rather than one of this machine."""
-  return "://" in os.fspath(path)
-
-
 def expect_usable(address: str, writes: bool = True) -> None:
   """Checks an address, packages, credentials and permissions; local paths pass.
 
@@ -40,7 +35,7 @@ def expect_usable(address: str, writes: bool = True) -> None:
     ValueError: If it is not an address that is understood.
     OSError: If packages are missing, or the bucket or what one may do in it is.
   """
-  if not is_address(address):
+  if not orbax_folder.is_address(address):
     return
   scheme, _, rest = address.partition("://")
   name, _, folder = rest.partition("/")
@@ -89,7 +84,7 @@ class RunFolder:
     fetched: Sequence[str] = (),
     must_arrive: bool = True,
   ):
-    away = is_address(address)
+    away = orbax_folder.is_address(address)
     self.local = pathlib.Path(tempfile.gettempdir() if away else address).expanduser()
     self.address = orbax_folder.as_folder(address) if away else self.local
     self._copies = away and here

@@ -44,12 +44,16 @@ class Restored(NamedTuple):
   meta: dict[str, Any]
 
 
+def is_address(path: str | Folder) -> bool:
+  """Whether it names a bucket's folder rather than one of this machine."""
+  return "://" in os.fspath(path)
+
+
 def as_folder(folder: str | Folder) -> Any:
   """An absolute path of this machine, or a bucket's such as "gs://bucket/run"."""
-  text = os.fspath(folder)
-  if "://" in text:
-    return epath.Path(text)
-  return pathlib.Path(text).expanduser().absolute()
+  if is_address(folder):
+    return epath.Path(folder)
+  return pathlib.Path(folder).expanduser().absolute()
 
 
 def unfinished(folder: Folder) -> list[Folder]:

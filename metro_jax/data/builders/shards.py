@@ -224,12 +224,11 @@ class _Worker:
     self._shared = tempfile.TemporaryFile()  # noqa: SIM115
     self._shared.truncate(_PLACE.size)
     self._place = mmap.mmap(self._shared.fileno(), _PLACE.size)
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
     self._process = subprocess.Popen(
       [sys.executable, "-m", __spec__.name, str(self._shared.fileno())],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      env=os.environ | _ONE_THREAD | {"PYTHONPATH": path},
+      env=os.environ | _ONE_THREAD | {"PYTHONPATH": files.import_path()},
       pass_fds=[self._shared.fileno()],
     )
     self._send(self._job)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metro_jax import files
+
 _REFUSED = 3  # exit code; standard output then says why
 
 
@@ -31,13 +33,12 @@ def read(path: pathlib.Path) -> People:
   Raises:
     ValueError: If it is another file or a damaged one, naming it.
   """
-  modules = os.pathsep.join(p or os.getcwd() for p in sys.path)
   done = subprocess.run(
     [sys.executable, "-m", __spec__.name, str(path)],
     stdin=subprocess.DEVNULL,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
-    env=os.environ | {"PYTHONPATH": modules},
+    env=os.environ | {"PYTHONPATH": files.import_path()},
   )
   if done.returncode == _REFUSED:
     raise ValueError(f"{path}: {done.stdout.decode(errors='replace')}")

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metro_jax import files
 from metro_jax.data import schema
 from metro_jax.data.builders.synthetic import scene
 
@@ -155,8 +156,7 @@ class _Worker:
   """A drawing process; takes a chunk a line and answers a line."""
 
   def __init__(self, folder: pathlib.Path, settings: scene.Settings):
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": path}
+    environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": files.import_path()}
     self._process = subprocess.Popen(
       [sys.executable, "-m", __spec__.name],
       stdin=subprocess.PIPE,
