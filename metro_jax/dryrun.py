@@ -1,7 +1,7 @@
 """Compiles a config for devices that need not be here, and says what to expect.
 
 Run:    python -m metro_jax.dryrun --config=configs/h36m.py --topologies=v5e:4x4,v6e:4x4
-          [--batch_per_chip=32] [--quick] [--json=FILE]
+          [--batch_per_chip=32] [--exact] [--json=FILE]
         --topologies=local  the devices of this machine
 Result: Whether it fits, memory, operations, bytes, exchanges, and bounds on speed.
         TPU slices need libtpu (pip install 'metro_jax[tpu]'), no TPU and no data.
@@ -34,10 +34,10 @@ def define_flags() -> None:
   flags.DEFINE_integer("batch_per_chip", 0, text, lower_bound=0)
   text = "Images in an epoch; 0 asks the datasets that are here."
   flags.DEFINE_integer("epoch_examples", 0, text, lower_bound=0)
-  text = "Whether to compile once more to find the largest batch."
-  flags.DEFINE_bool("largest", True, text)
-  text = "Whether to compile in a third of the time, without the bytes that are moved."
-  flags.DEFINE_bool("quick", False, text)
+  text = "Whether to compile once more to find the largest batch more precisely."
+  flags.DEFINE_bool("largest", False, text)
+  text = "Whether to compile for slices just as training does, in twice the time."
+  flags.DEFINE_bool("exact", False, text)
   text = "What a core decodes and augments a second; metro_jax.benchmark measures it."
   flags.DEFINE_float("images_per_core", 0, text, lower_bound=0)
   flags.DEFINE_string("json", "", "Also writes everything to this file.")
@@ -62,8 +62,8 @@ def dryrun(
   config: ConfigDict,
   names: list[str],
   batch_per_chip: int = 0,
-  find_largest: bool = True,
-  quick: bool = False,
+  find_largest: bool = False,
+  exact: bool = False,
 ) -> list[plan.Plan]:
   """Compiles for every target, one after another.
 
@@ -71,16 +71,16 @@ def dryrun(
     config: The whole config.
     names: Of the topologies.
     batch_per_chip: Images a device; 0 takes the config's batch sizes.
-    find_largest: Whether to compile once more for the largest batch.
-    quick: Whether to compile with less effort, see `targets.prepare`.
+    find_largest: Whether to compile once more for the largest batch, see `plan.make`.
+    exact: Whether to compile just as training does, see `targets.open_target`.
 
   Raises:
     ValueError: If the config or a topology is wrong, or a batch does not divide.
     OSError: If libtpu is needed and not there.
   """
   base.validate(config)
-  targets.prepare(names, quick)
-  opened = [targets.open_target(name) for name in names]
+  targets.prepare(names)
+  opened = [targets.open_target(name, exact) for name in names]
   shares = [
     (batch_per_chip, batch_per_chip)
     if batch_per_chip
@@ -96,7 +96,7 @@ def dryrun(
   plans = []
   for target, examples in zip(opened, shares, strict=True):
     print(f"Compiling for {target.name} ...", file=sys.stderr, flush=True)
-    plans.append(plan.make(config, network, target, examples, find_largest, quick))
+    plans.append(plan.make(config, network, target, examples, find_largest))
   return plans
 
 
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   config = FLAGS.config
   plans = dryrun(
-    config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest, FLAGS.quick
+    config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest, FLAGS.exact
   )
   examples = FLAGS.epoch_examples or epoch_examples(config)
   found = []

@@ -48,7 +48,7 @@ def run(*flags, devices=1):
 def two_devices(tmp_path_factory):
   """What the command says and writes for two devices of this machine."""
   path = tmp_path_factory.mktemp("dryrun") / "plan.json"
-  done = run("--topology=local", f"--json={path}", "--nolargest", devices=2)
+  done = run("--topology=local", f"--json={path}", devices=2)
   assert done.returncode == 0, done.stderr
   return done.stdout, json.loads(path.read_text())[0]
 
@@ -93,20 +93,10 @@ def test_the_epoch_is_the_datasets_and_no_speed_is_made_up_for_cpus(two_devices)
   assert row.startswith("| local | 2 | 1 | 4 |")
 
 
-def test_a_quick_plan_says_so_and_knows_memory_operations_and_exchanges(
-  two_devices, tmp_path
-):
-  path = tmp_path / "plan.json"
-  flags = ("--topology=local", f"--json={path}", "--nolargest", "--quick")
-  done = run(*flags, devices=2)
-  assert done.returncode == 0, done.stderr
-  quick, full = json.loads(path.read_text())[0], two_devices[1]
-  assert quick["compiled_quickly"] and not full["compiled_quickly"]
-  assert "! quick: " in done.stdout and "bytes moved" not in done.stdout
-  for name in ("flops", "collectives"):
-    assert quick["train"][name] == full["train"][name]
-  assert quick["train"]["memory"]["arguments"] == full["train"]["memory"]["arguments"]
-  assert quick["train"]["traffic"] == {"bytes": 0, "padded_bytes": 0}
+def test_for_devices_that_are_here_programs_are_trainings_own(two_devices):
+  text, plan = two_devices
+  assert plan["train"]["compiled_as_in_training"]
+  assert "less scratch memory" not in text
 
 
 @pytest.mark.parametrize(
@@ -147,9 +137,12 @@ def test_the_epoch_of_data_that_is_not_here_is_not_known(tmp_path):
 @pytest.mark.slow
 def test_a_slice_that_is_not_here_gets_bounds_and_a_largest_batch(tmp_path):
   path = tmp_path / "plan.json"
-  done = run("--topologies=v5e:4x4", "--batch_per_chip=8", f"--json={path}")
+  flags = ("--topologies=v5e:4x4", "--batch_per_chip=8", "--largest")
+  done = run(*flags, f"--json={path}")
   assert done.returncode == 0, done.stderr
   plan = json.loads(path.read_text())[0]
+  assert not plan["train"]["compiled_as_in_training"]
+  assert "! compiled with less scratch memory" in done.stdout
   assert (plan["devices"], plan["hosts"], plan["fits"]) == (16, 4, True)
   bounds = plan["train"]["seconds_at_least"]
   assert bounds["products"] == plan["train"]["flops"] / 197e12

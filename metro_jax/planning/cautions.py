@@ -19,20 +19,20 @@ def of(plan: Plan, config: ConfigDict, images_per_core: float = 0.0) -> list[str
     images_per_core: What a core decodes and augments a second; 0 if not measured.
   """
   return [
-    *_quick(plan),
     *_memory(plan),
     *_padding(plan, config),
     *_hosts(plan, config, images_per_core),
     *_counts(plan),
+    *_scratch(plan),
   ]
 
 
-def _quick(plan: Plan) -> list[str]:
-  if not plan.quick:
+def _scratch(plan: Plan) -> list[str]:
+  if plan.train.program.exact:
     return []
   return [
-    "quick: training's own program, compiled with more effort, takes other memory; "
-    "bounds leave out the traffic with main memory"
+    "compiled with less scratch memory an operation than in training, in half the "
+    "time: code is shorter, bytes moved differ by some percent; see --exact"
   ]
 
 

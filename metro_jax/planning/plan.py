@@ -70,11 +70,9 @@ class Plan(NamedTuple):
     target: The devices.
     train: The training step.
     evaluate: The evaluation step.
-    largest: Most training examples a chip, by a line through two compilations; 0 if
-      it is not known.
-    compared: The other number of examples of that line; 0 if there is none.
-    quick: Whether it was compiled quickly. Training's own program keeps more on the
-      chip, so the bytes that this one moves bound nothing and are left out.
+    largest: Most training examples a chip, by a line; 0 if it is not known.
+    compared: The other number of examples that was compiled for that line; 0 if it
+      starts from what a step of no examples needs.
   """
 
   target: Target
@@ -82,7 +80,6 @@ class Plan(NamedTuple):
   evaluate: StepPlan
   largest: int
   compared: int
-  quick: bool = False
 
   @property
   def fits(self) -> bool:
@@ -123,8 +120,7 @@ def make(
   network: Network,
   target: Target,
   examples: tuple[int, int],
-  find_largest: bool = True,
-  quick: bool = False,
+  find_largest: bool = False,
 ) -> Plan:
   """Compiles the steps and reads what they need.
 
@@ -134,8 +130,8 @@ def make(
     target: What to compile for.
     examples: A chip's share of the training and of the evaluation batch.
     find_largest: Whether to compile the training step once more, with half or twice
-      the examples, to see how memory grows.
-    quick: Whether the compiler was told so, see `targets.prepare`.
+      the examples, to see how memory grows. Otherwise that is taken from one
+      compilation, see `fixed_bytes`.
   """
   count, eval_count = examples
   train = programs.train_step(config, network, count)
@@ -146,18 +142,24 @@ def make(
     steps.append(programs.train_step(config, network, compared))
   with futures.ThreadPoolExecutor(COMPILE_THREADS) as pool:
     compiled = list(pool.map(lambda s: programs.compile_step(s, target), steps))
-  largest = 0
-  if compared:
-    sizes = {count: compiled[0].needed_bytes, compared: compiled[2].needed_bytes}
-    largest = largest_batch(sizes, target.memory_bytes)
+  other = compiled[2].needed_bytes if compared else fixed_bytes(train, compiled[0])
+  sizes = {count: compiled[0].needed_bytes, compared: other}
   return Plan(
     target=target,
-    train=_step_plan(train, compiled[0], target, count, quick),
-    evaluate=_step_plan(evaluate, compiled[1], target, eval_count, quick),
-    largest=largest,
+    train=_step_plan(train, compiled[0], target, count),
+    evaluate=_step_plan(evaluate, compiled[1], target, eval_count),
+    largest=largest_batch(sizes, target.memory_bytes),
     compared=compared,
-    quick=quick,
   )
+
+
+def fixed_bytes(train: Step, program: Program) -> float:
+  """What a training step needs whatever the batch is.
+
+  State, body, a gradient of every parameter, and the program's code if it fits.
+  """
+  trees = (train.state, train.geometry, train.state.params)
+  return programs.bytes_of(trees) + (program.memory.code if program.memory else 0.0)
 
 
 def largest_batch(needed_bytes: dict[int, float], limit: float) -> int:
@@ -177,16 +179,14 @@ def largest_batch(needed_bytes: dict[int, float], limit: float) -> int:
   return max(int(many + (limit - more) / slope), 0)
 
 
-def _step_plan(
-  step: Step, program: Program, target: Target, examples: int, quick: bool = False
-) -> StepPlan:
+def _step_plan(step: Step, program: Program, target: Target, examples: int) -> StepPlan:
   arguments = (step.state, step.batch, step.geometry)
   found = products.of_step(step.function, AXIS, *arguments)
   flops = float(sum(product.flops for product in found))
   chip = target.chip
   tile = chip.product_tile if chip else 1
-  traffic = Traffic(0.0, 0.0) if quick else hlo.traffic(program.text)
-  moved = 0.0 if quick else _moved(program, traffic)
+  traffic = hlo.traffic(program.text)
+  moved = _moved(program, traffic)
   collectives = hlo.collectives(program.text)
   known = chip is not None and program.memory is not None
   return StepPlan(

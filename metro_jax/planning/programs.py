@@ -3,6 +3,7 @@
 Only shapes go in: no array is made and no device is needed.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from metro_jax.training import step as steps
 
 Tree = Any  # a pytree of shapes
 _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_NO_SCRATCH = "ScopedVmemOom"  # an operation needs more scratch memory on the chip
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -67,6 +69,7 @@ class Program(NamedTuple):
     bytes_moved: To and from memory, as the compiler counts them; 0 if it does not.
     text: The compiled HLO; "" if it does not fit.
     seconds: That tracing and compiling took.
+    exact: Whether it is training's own, without the target's options.
   """
 
   memory: Memory | None
@@ -75,6 +78,7 @@ class Program(NamedTuple):
   bytes_moved: float
   text: str
   seconds: float
+  exact: bool = True
 
 
 def train_step(config: ConfigDict, network: Network, examples: int) -> Step:
@@ -162,13 +166,30 @@ def compile_step(step: Step, target: Target) -> Program:
     donate=step.donate,
   )
   try:
-    compiled = lowered.compile()
+    compiled, exact = compiled_with(target.options, lowered)
   except RuntimeError as error:
     needed = out_of_memory(str(error))
     if needed is None:
       raise
     return Program(None, needed, 0.0, 0.0, "", time.perf_counter() - started)
-  return _described(compiled, time.perf_counter() - started)
+  return _described(compiled, time.perf_counter() - started, exact)
+
+
+def compiled_with(
+  options: Mapping[str, str], lowered: jax.stages.Lowered
+) -> tuple[jax.stages.Compiled, bool]:
+  """Compiles with options, or without where they leave too little scratch memory.
+
+  Returns:
+    The program, and whether it is without.
+  """
+  if options:
+    try:
+      return lowered.compile(compiler_options=dict(options)), False
+    except RuntimeError as error:
+      if _NO_SCRATCH not in str(error):
+        raise
+  return lowered.compile(), True
 
 
 def out_of_memory(message: str) -> float | None:
@@ -177,10 +198,17 @@ def out_of_memory(message: str) -> float | None:
   Returns:
     None if the message is of another failure, 0 if it does not say how many.
   """
-  if "RESOURCE_EXHAUSTED" not in message:
+  if "RESOURCE_EXHAUSTED" not in message or _NO_SCRATCH in message:
     return None
   found = _NEEDED.search(message)
   return float(found[1]) * _UNITS[found[2]] if found else 0.0
+
+
+def bytes_of(tree: Tree) -> float:
+  """Of all arrays in a tree of them or of their shapes."""
+  return float(
+    sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+  )
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory:
@@ -194,7 +222,7 @@ def memory_of(compiled: jax.stages.Compiled) -> Memory:
   )
 
 
-def _described(compiled: jax.stages.Compiled, seconds: float) -> Program:
+def _described(compiled: jax.stages.Compiled, seconds: float, exact: bool) -> Program:
   memory = memory_of(compiled)
   costs = compiled.cost_analysis() or {}
   if isinstance(costs, list):
@@ -206,6 +234,7 @@ def _described(compiled: jax.stages.Compiled, seconds: float) -> Program:
     bytes_moved=_count(costs, "bytes accessed"),
     text=compiled.as_text(),
     seconds=seconds,
+    exact=exact,
   )
 
 

@@ -29,11 +29,17 @@ def text(plan: Plan, examples: int, notes: list[str]) -> str:
   if plan.largest:
     lines.append(
       f"  largest batch: {plan.largest} images a chip, {plan.largest * count} in all "
-      f"(a line through the compilations of {plan.compared} and {plan.train.examples}; "
-      "not compiled itself)"
+      f"({_line(plan)}; not compiled itself)"
     )
   lines += [f"  {line}" for line in _speed(plan, examples)]
   return "\n".join(lines + [f"  ! {note}" for note in notes])
+
+
+def _line(plan: Plan) -> str:
+  """What the largest batch was found by."""
+  if plan.compared:
+    return f"a line through {plan.compared} and {plan.train.examples} images"
+  return f"a line from the state and gradients through {plan.train.examples} images"
 
 
 def _step(step: StepPlan, plan: Plan) -> list[str]:
@@ -48,8 +54,7 @@ def _step(step: StepPlan, plan: Plan) -> list[str]:
   )
   if program.memory is None:
     return lines
-  if not plan.quick:
-    lines.append(_bytes_moved(step))
+  lines.append(_bytes_moved(step))
   exchanges = [
     f"{found.count} {kind} of {found.bytes / 1e6:.1f} MB in all"
     for kind, found in step.collectives.items()
@@ -137,7 +142,7 @@ def _row(plan: Plan, examples: int) -> list[str]:
     "yes" if plan.fits else "no",
     str(plan.largest or "?"),
     f"{step.flops / step.examples / 1e9:.1f}",
-    f"{moved:.0f}" if known and not plan.quick else "?",
+    f"{moved:.0f}" if known else "?",
     f"{speed:,.0f}" if speed else "?",
     f"{examples / speed / 3600:.3g}" if speed and examples else "?",
     bounds.limit if bounds else "?",
@@ -156,10 +161,9 @@ def values(plan: Plan, examples: int, notes: list[str]) -> dict[str, Any]:
     "hosts": target.hosts,
     "memory_bytes": target.memory_bytes,
     "peaks": target.chip._asdict() if target.chip else None,
-    "compiled_quickly": plan.quick,
     "fits": plan.fits,
     "largest_batch_a_chip": plan.largest,
-    "largest_batch_is": f"a line through {plan.compared} and {plan.train.examples}",
+    "largest_batch_is": _line(plan),
     "images_per_second_at_most": speed,
     "epoch_examples": examples,
     "epoch_hours_at_least": examples / speed / 3600 if speed and examples else None,
@@ -184,4 +188,5 @@ def _step_values(step: StepPlan) -> dict[str, Any]:
     "collectives": {k: v._asdict() for k, v in step.collectives.items()},
     "seconds_at_least": step.bounds._asdict() if step.bounds else None,
     "compile_seconds": program.seconds,
+    "compiled_as_in_training": program.exact,
   }

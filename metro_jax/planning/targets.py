@@ -7,7 +7,7 @@ needs it says so in one line where it is not installed.
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,9 @@ ENVIRONMENT = {
 _SLICE = re.compile(r"(\w+):\d+(x\d+){0,2}")
 _AVAILABLE = re.compile(r"exceeds available HBM \(([\d.]+)([KMGT])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_QUICK_EFFORT = -1.0  # of XLA, from -1 to 1
+# Code for more scratch memory is longer: with the compiler's own 16 MiB, compiling
+# takes twice as long. What lives in main memory hardly depends on it.
+SMALL_SCRATCH = {"xla_tpu_scoped_vmem_limit_kib": "5120"}
 _TOO_MUCH = 10**12  # numbers, more than any chip holds
 
 
@@ -41,6 +43,7 @@ class Target(NamedTuple):
     hosts: Processes that drive them.
     chip: Their published figures; None if there are none.
     memory_bytes: What a program may use of each; 0 if unknown.
+    options: For the compiler, beside those that training has.
   """
 
   name: str
@@ -48,14 +51,14 @@ class Target(NamedTuple):
   hosts: int
   chip: Chip | None
   memory_bytes: float
+  options: Mapping[str, str] = {}
 
 
-def prepare(names: Sequence[str], quick: bool = False) -> None:
+def prepare(names: Sequence[str]) -> None:
   """Checks names and sets up the process; to be called before any device is used.
 
   Args:
     names: Of the topologies.
-    quick: Whether compilers shall take less trouble over the speed of programs.
 
   Raises:
     ValueError: If a name is malformed or of no known generation.
@@ -68,8 +71,6 @@ def prepare(names: Sequence[str], quick: bool = False) -> None:
         f"topology: expected {LOCAL} or a slice of {', '.join(GENERATIONS)} such as "
         f"v5e:4x4 or v5p:2x2x4, got {name!r}"
       )
-  if quick:
-    jax.config.update("jax_exec_time_optimization_effort", _QUICK_EFFORT)
   if all(name == LOCAL for name in names):
     return
   if importlib.util.find_spec("libtpu") is None:
@@ -83,11 +84,13 @@ def prepare(names: Sequence[str], quick: bool = False) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def open_target(name: str) -> Target:
+def open_target(name: str, exact: bool = False) -> Target:
   """The devices of a topology.
 
   Args:
     name: "local" or the name of a slice; `prepare` must have seen it.
+    exact: Whether to compile for a slice just as training does; otherwise with
+      `SMALL_SCRATCH`. For the devices that are here it is always so.
 
   Raises:
     ValueError: If there is no slice of this shape, in libtpu's words.
@@ -99,7 +102,8 @@ def open_target(name: str) -> Target:
     devices = _slice_devices(name)
     hosts = len({device.process_index for device in devices})
   chip = chips.of(devices[0].device_kind)
-  return Target(name, devices, hosts, chip, _usable_memory(devices, chip))
+  options = {} if exact or name == LOCAL else SMALL_SCRATCH
+  return Target(name, devices, hosts, chip, _usable_memory(devices, chip), options)
 
 
 def _slice_devices(name: str) -> tuple[Any, ...]:

@@ -9,10 +9,15 @@ import pytest
 from metro_jax.planning import plan, programs, targets
 from metro_jax.planning.chips import Chip
 from metro_jax.planning.hlo import Collectives, Traffic
+from metro_jax.training import state
 from metro_jax.training import step as steps
 
 CHIP = Chip("toy", 1e12, 16e9, 1e9, 1e8, 128, 8, "nowhere")
 GIB = 2.0**30
+NO_SCRATCH = (
+  "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom: Ran out of memory in memory "
+  "space vmem while allocating on stack"
+)
 NO_BODY = steps.Geometry(None, None, (), None, None)
 
 
@@ -88,6 +93,18 @@ def test_a_batch_that_does_not_divide_is_refused():
     plan.share("train.batch_size", 30, toy_target())
 
 
+def test_state_body_gradients_and_code_do_not_grow_with_the_batch():
+  def floats(count):
+    return jax.ShapeDtypeStruct((count,), jnp.float32)
+
+  held = state.TrainState(floats(100), {}, [floats(200)], floats(1), floats(2))
+  step = programs.Step(None, held, floats(9), NO_BODY, donate=True)
+  memory = programs.Memory(arguments=4.0 * 312, outputs=0, temporaries=900, code=50)
+  fits = programs.Program(memory, memory.total, 0, 0, "", 1)
+  assert plan.fixed_bytes(step, fits) == 4 * (303 + 100) + 50
+  assert plan.fixed_bytes(step, fits._replace(memory=None)) == 4 * (303 + 100)
+
+
 def test_a_refusal_for_want_of_memory_says_how_much_was_needed():
   message = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
@@ -96,6 +113,37 @@ def test_a_refusal_for_want_of_memory_says_how_much_was_needed():
   assert programs.out_of_memory(message) == 18.25 * GIB
   assert programs.out_of_memory("RESOURCE_EXHAUSTED: no details") == 0
   assert programs.out_of_memory("INTERNAL: something else") is None
+  assert programs.out_of_memory(NO_SCRATCH) is None
+
+
+class Lowered(jax.stages.Lowered):
+  """Compiles without options only."""
+
+  def __init__(self, message: str):
+    self.message = message
+    self.whole = jax.jit(lambda x: 2 * x).lower(1.0)
+
+  def compile(self, compiler_options=None):
+    if compiler_options:
+      raise RuntimeError(self.message)
+    return self.whole.compile()
+
+
+def test_an_operation_that_needs_more_scratch_memory_gets_the_compilers_own():
+  compiled, exact = programs.compiled_with({"limit": "5"}, Lowered(NO_SCRATCH))
+  assert exact and compiled(3.0) == 6.0
+  with pytest.raises(RuntimeError, match="space hbm"):
+    programs.compiled_with({"limit": "5"}, Lowered("RESOURCE_EXHAUSTED: space hbm"))
+
+
+def test_options_reach_the_compiler_and_are_told():
+  lowered = jax.jit(lambda x: 2 * x).lower(1.0)
+  option = {"xla_backend_optimization_level": "0"}
+  compiled, exact = programs.compiled_with(option, lowered)
+  assert (compiled(3.0), exact) == (6.0, False)
+  assert programs.compiled_with({}, lowered)[1]
+  with pytest.raises(RuntimeError, match="no_such_option"):
+    programs.compiled_with({"no_such_option": "1"}, lowered)
 
 
 def test_a_compiled_steps_memory_is_that_of_its_arrays():
@@ -103,10 +151,10 @@ def test_a_compiled_steps_memory_is_that_of_its_arrays():
     del geometry
     return state - 0.1 * (batch @ state).sum(0, keepdims=True), {"loss": state.sum()}
 
-  state = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+  weights = jax.ShapeDtypeStruct((64, 64), jnp.float32)
   batch = jax.ShapeDtypeStruct((32, 64), jnp.float32)
   target = targets.Target("local", (jax.devices()[0],), 1, CHIP, GIB)
-  taken = programs.Step(step, state, batch, NO_BODY, donate=True)
+  taken = programs.Step(step, weights, batch, NO_BODY, donate=True)
   program = programs.compile_step(taken, target)
   assert program.memory.arguments == 4 * (64 * 64 + 32 * 64)
   assert program.memory.outputs < 4 * 64 * 64  # the new state takes the old one's place

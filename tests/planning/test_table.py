@@ -46,14 +46,13 @@ def test_the_words_say_how_much_is_left_or_too_much():
   )
 
 
-def test_a_quick_plan_gives_no_bytes_moved():
-  slow = toys.toy_plan()
-  quick = slow._replace(quick=True)
-  assert "bytes moved" in table.text(slow, 0, [])
-  assert "bytes moved" not in table.text(quick, 0, [])
-  row = table.rows([quick], 0).splitlines()[-1]
-  assert row.strip("|").split("|")[table.COLUMNS.index("MB/image")].strip() == "?"
-  assert table.values(quick, 0, [])["compiled_quickly"]
+def test_the_words_say_what_the_largest_batch_was_found_by():
+  one = toys.toy_plan()._replace(largest=56)
+  assert "56 images a chip, 224 in all (a line from the state and gradients thr" in (
+    table.text(one, 0, [])
+  )
+  two = table.text(one._replace(compared=4), 0, [])
+  assert "(a line through 4 and 8 images; not compiled itself)" in two
 
 
 def test_an_unknown_epoch_is_told_by_the_million():

@@ -37,6 +37,7 @@ def test_local_means_every_device_of_this_machine():
   found = targets.open_target("local")
   assert found.devices == tuple(jax.devices())
   assert found.hosts == 1
+  assert not found.options  # nothing but what training has
 
 
 def test_every_chips_figures_name_their_source_and_fit_each_other():
@@ -57,7 +58,7 @@ for name in names:
   try:
     target = targets.open_target(name)
     found.append([len(target.devices), target.hosts, target.chip.name,
-                  target.memory_bytes / 2**30])
+                  target.memory_bytes / 2**30, dict(target.options)])
   except ValueError as error:
     found.append(str(error))
 print("RESULT" + json.dumps(found))
@@ -80,6 +81,7 @@ def test_slices_have_their_chips_hosts_and_memory():
   assert found[1][:3] == [16, 4, "v5p"]
   assert found[2][:3] == [16, 4, "v6e"]
   # A compiler keeps a little of the published 16, 95 and 32 GB for itself.
-  for (_, _, _, gib), published in zip(found[:3], (16, 95, 32), strict=True):
+  for (*_, gib, options), published in zip(found[:3], (16, 95, 32), strict=True):
+    assert options == targets.SMALL_SCRATCH
     assert 0.95 * published < gib < 1.05 * published
   assert "topology v5e:3x5: expected a slice that libtpu knows" in found[3]
