@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from metro_jax.models.layers import EXACT
+from metro_jax.models.layers import EXACT, Dropout
 
 LAYER_NORM_EPSILON = 1e-12
 
@@ -116,7 +116,7 @@ class EncoderBlock(nn.Module):
     positions = self.param("position_embedding", normal, shape)
     x = _dense(self.hidden_width, self.dtype, self.init_std, "embedding")(tokens)
     x += positions[: x.shape[1]].astype(x.dtype)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = Dropout(self.dropout)(x, train)
     self.sow("intermediates", "embed", x)
     # `train`, the third argument of the call, decides what is computed.
     layer = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
@@ -156,19 +156,19 @@ class EncoderLayer(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
     width = x.shape[-1]
-    drop = nn.Dropout(self.dropout, deterministic=not train)
+    drop = Dropout(self.dropout)
     attention = SelfAttention(
       self.num_heads, self.dropout, self.init_std, self.dtype, name="attention"
     )
     context = attention(x, train)
     self.sow("intermediates", "ctx", context)
-    attended = drop(self._dense(width, "attention_output")(context))
+    attended = drop(self._dense(width, "attention_output")(context), train)
     x = self._layer_norm("attention_norm")(x + attended)
     self.sow("intermediates", "attn", x)
     inner = self._dense(self.feedforward_width, "feedforward_inner")(x)
     inner = nn.gelu(inner, approximate=False)
     self.sow("intermediates", "inter", inner)
-    outer = drop(self._dense(width, "feedforward_output")(inner))
+    outer = drop(self._dense(width, "feedforward_output")(inner), train)
     x = self._layer_norm("output_norm")(x + outer)
     self.sow("intermediates", "output", x)
     return x
@@ -205,7 +205,7 @@ class SelfAttention(nn.Module):
     # Softmax in at least float32, whatever the products are computed in.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     weights = nn.softmax(scores).astype(x.dtype)
-    weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+    weights = Dropout(self.dropout)(weights, train)
     context = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
     return context.transpose(0, 2, 1, 3).reshape(batch, count, width)
 

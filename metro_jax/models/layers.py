@@ -22,6 +22,7 @@ Array = Any  # NumPy's or JAX's
 EXACT = jax.lax.Precision.HIGHEST
 
 SMALL_MAP = 16  # pixels
+DROPOUT_STEPS = 2**16  # of its rate
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -56,6 +57,25 @@ class Conv(nn.Module):
     fan_in = math.prod(shape[:-1])
     bias = self.param("bias", torch_uniform(fan_in), (self.features,))
     return y + bias.astype(y.dtype)
+
+
+class Dropout(nn.Module):
+  """Zeroes numbers at random and scales the others up, so that the mean stays.
+
+  A number takes 16 random bits, which halves what a device's generator writes to
+  memory and reads again: the rate is met to 2⁻¹⁷, the scale is exact for that.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
+    dropped = min(round(self.rate * DROPOUT_STEPS), DROPOUT_STEPS - 1)
+    if not train or not dropped:
+      return x
+    bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+    scale = DROPOUT_STEPS / (DROPOUT_STEPS - dropped)
+    return jnp.where(bits >= dropped, x * jnp.asarray(scale, x.dtype), 0)
 
 
 def _convolve(

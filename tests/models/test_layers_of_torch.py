@@ -151,3 +151,32 @@ def test_a_convolution_is_the_same_on_small_and_large_maps(shape, stride):
   conv = layers.Conv(5, 3, stride)
   got = conv.apply({"params": {"kernel": kernel}}, jnp.asarray(x))
   np.testing.assert_allclose(got, convolved_by_loops(x, kernel, stride), rtol=1e-10)
+
+
+@pytest.mark.parametrize("prng", ["threefry2x32", "unsafe_rbg"])
+def test_dropout_meets_its_rate_and_keeps_the_mean(prng):
+  x = jnp.full((1000, 1000), 3.0)
+  dropout = layers.Dropout(0.1)
+
+  def drop(x, seed):
+    key = jax.random.key(seed, impl=prng)
+    return dropout.apply({}, x, True, rngs={"dropout": key})
+
+  y, pull = jax.vjp(lambda x: drop(x, 0), x)
+  values, counts = np.unique(y, return_counts=True)
+  kept = 1 - round(0.1 * 2**16) / 2**16
+  np.testing.assert_allclose(values, [0, 3 / kept], rtol=1e-12)
+  assert abs(counts[0] - 100_000) < 4 * np.sqrt(1e6 * 0.1 * 0.9)
+  np.testing.assert_allclose(pull(jnp.ones_like(x))[0], y / 3)
+  other = np.asarray(drop(x, 1)) == 0
+  both = (other & (np.asarray(y) == 0)).sum()
+  assert abs(both - 10_000) < 4 * np.sqrt(1e6 * 0.01 * 0.99)
+
+
+def test_dropout_is_off_outside_training_and_at_rate_zero():
+  x = jnp.asarray(X)
+  assert layers.Dropout(0.5).apply({}, x, False) is x
+  assert layers.Dropout(0.0).apply({}, x, True) is x
+  rngs = {"dropout": jax.random.key(0)}
+  least = layers.Dropout(0.999_999).apply({}, jnp.ones(2**20), True, rngs=rngs)
+  assert set(np.unique(least)) == {0, 2**16}
