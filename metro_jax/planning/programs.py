@@ -171,7 +171,8 @@ def compile_step(step: Step, target: Target) -> Program:
     needed = out_of_memory(str(error))
     if needed is None:
       raise
-    return Program(None, needed, 0.0, 0.0, "", time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Program(None, needed, 0.0, 0.0, "", seconds, exact=not target.options)
   return _described(compiled, time.perf_counter() - started, exact)
 
 

@@ -62,7 +62,7 @@ def _step(step: StepPlan, plan: Plan) -> list[str]:
   lines.append(f"exchanges: {', '.join(exchanges) or 'none'}")
   if step.bounds is not None:
     times = step.bounds._asdict().items()
-    least = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in times if t)
+    least = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in times)
     lines.append(f"at least {1e3 * step.bounds.seconds:.2f} ms a step: {least}")
   return lines
 

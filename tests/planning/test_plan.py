@@ -136,6 +136,15 @@ def test_an_operation_that_needs_more_scratch_memory_gets_the_compilers_own():
     programs.compiled_with({"limit": "5"}, Lowered("RESOURCE_EXHAUSTED: space hbm"))
 
 
+def test_a_program_that_does_not_fit_says_whether_it_was_trainings_own(monkeypatch):
+  lowered = Lowered("RESOURCE_EXHAUSTED: Used 18.25G of 15.75G hbm")
+  monkeypatch.setattr(programs.parallel, "lower_step", lambda *_, **__: lowered)
+  step = programs.Step(lambda *_: None, {}, {}, NO_BODY, donate=True)
+  program = programs.compile_step(step, toy_target()._replace(options={"limit": "5"}))
+  assert (program.memory, program.needed_bytes) == (None, 18.25 * GIB)
+  assert not program.exact
+
+
 def test_options_reach_the_compiler_and_are_told():
   lowered = jax.jit(lambda x: 2 * x).lower(1.0)
   option = {"xla_backend_optimization_level": "0"}
