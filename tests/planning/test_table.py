@@ -32,7 +32,7 @@ def test_the_row_of_a_slice():
     "images/s ≤": "4,000",
     "h/epoch ≥": "1",
     "limited by": "products",
-    "compiled in": "2 s",
+    "compiled in": "1 s",
   }
 
 
