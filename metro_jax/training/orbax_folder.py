@@ -100,7 +100,21 @@ def open_manager(
       create=False,  # made by the caller
       multiprocessing_options=_by_itself(),
     )
-    return ocp.CheckpointManager(folder, options=options)
+    return ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+  """Orbax's own, but nothing is compressed: it would take a core from the steps.
+
+  Trained weights hardly shrink; compressed or not, a checkpoint is read alike.
+  """
+  by_itself = _by_itself()
+  return {
+    "state": ocp.PyTreeCheckpointHandler(
+      use_compression=False, multiprocessing_options=by_itself
+    ),
+    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=by_itself),
+  }
 
 
 def _by_itself() -> ocp.options.MultiprocessingOptions:

@@ -123,10 +123,11 @@ def test_parameters_alone_are_restored_without_an_optimizer(tmp_path):
 
 
 def flip_bit_of_an_array(step: pathlib.Path) -> None:
-  """Changes one bit of one number, which Orbax does not notice."""
+  """Changes one bit of one parameter, which Orbax does not notice."""
   path = largest_file(step / "state")
   data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
+  parameters = make_state(int(step.name)).params["b"].tobytes()
+  data[data.index(parameters) + len(parameters) // 2] ^= 1
   path.write_bytes(data)
 
 
