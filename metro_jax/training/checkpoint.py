@@ -9,12 +9,13 @@ not notice a changed bit in an array; the hashes do.
 """
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from types import TracebackType
 from typing import Any
@@ -24,13 +25,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from metro_jax.training import manifest, orbax_folder
+from metro_jax.training import manifest, orbax_folder, patience
 from metro_jax.training.manifest import ArchitectureError as ArchitectureError
 from metro_jax.training.orbax_folder import Folder, Restored
 
 Tree = Any  # a pytree of arrays
 PACKAGES = ("metro_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = ("params", "batch_stats")
+START_OVER = "--start_over"  # the flag of `train`
 LOWEST_PRIORITY = 19  # of a thread, as `nice` counts
 FREE_BYTES = 64 * 2**20  # left over after a save, for logs and pictures
 
@@ -56,12 +58,15 @@ class Checkpoints:
   ):
     self._folder = orbax_folder.as_folder(folder)
     self._before_save = before_save or (lambda: None)
+    self._keep = orbax_folder.Keep(self._folder, keep_best)
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
       for rest in orbax_folder.unfinished(self._folder):
         logging.warning("checkpoint %s was never finished; removed", rest)
         _remove(rest)
-      self._manager = orbax_folder.open_manager(self._folder, keep_best)
+      self._manager = orbax_folder.open_manager(self._folder, self._keep)
+    except patience.UnreadableError:
+      raise
     except OSError as error:
       raise CheckpointError(_cannot_write(self._folder, error)) from error
     self._thread = futures.ThreadPoolExecutor(1, "checkpoint", _yield_to_training)
@@ -97,6 +102,7 @@ class Checkpoints:
     pipeline: Any,
     metrics: Mapping[str, float] | None = None,
     config: Mapping[str, Any] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
   ) -> None:
     """Starts to write a checkpoint and returns; waits only for the save before it.
 
@@ -106,6 +112,7 @@ class Checkpoints:
       pipeline: The input pipeline's position; anything that JSON holds.
       metrics: Validation errors; "pa_mpjpe_mm" ranks the checkpoint.
       config: The run's config as plain values.
+      earlier: What steps before were made with, where that differs.
 
     Raises:
       CheckpointError: If the save before this one failed.
@@ -118,6 +125,7 @@ class Checkpoints:
       "pipeline": pipeline,
       "metrics": metrics,
       "config": config,
+      "earlier": list(earlier),
       "versions": versions(),
     }
     self._saving = self._thread.submit(self._write, manifest.flatten(state), step, meta)
@@ -132,33 +140,38 @@ class Checkpoints:
     if saving is not None:
       saving.result()
 
-  def restore(self, state: Tree) -> Restored | None:
+  def restore(self, state: Tree, start_over: bool = False) -> Restored | None:
     """The latest good checkpoint, to go on from.
 
-    A damaged one is set aside as `<step>.damaged`, with a warning, and the one before
-    it is tried.
+    If the latest are damaged, the one before is taken, and then, with a warning, they
+    are set aside as `<step>.damaged`. Nothing is set aside for any other reason.
 
     Args:
       state: A state like the one saved; only structure, shapes and types count.
+      start_over: Whether a run may begin anew beside checkpoints that are damaged.
 
     Returns:
       The checkpoint, or None if the folder has none.
 
     Raises:
       ArchitectureError: If it is of another network or optimizer.
-      ValueError: If there are checkpoints but all are damaged.
+      ValueError: If there are checkpoints, or what is left of some, but no good one.
+      UnreadableError: If the latest cannot be read now.
     """
     self.wait()
-    steps = self.steps()
-    for step in reversed(steps):
+    steps, damaged = self.steps(), []
+    restored = None
+    while restored is None and len(damaged) < len(steps):
+      step = steps[-1 - len(damaged)]
       try:
-        return orbax_folder.read(self._manager, self._folder, step, state)
+        restored = orbax_folder.read(self._manager, self._folder, step, state)
       except orbax_folder.DamagedError as damage:
-        self._set_aside(step)
-        logging.warning("%s; set aside as %d.damaged", damage, step)
-    if steps:
-      raise ValueError(f"checkpoints in {self._folder}: all are damaged ({steps})")
-    return None
+        damaged.append((step, damage))
+    if restored is None and not start_over:
+      _expect_nothing(self._folder, steps)
+    for step, damage in damaged:
+      logging.warning("%s; set aside as %s", damage, self._set_aside(step).name)
+    return restored
 
   def _write(self, flat: dict[str, np.ndarray], step: int, meta: dict) -> None:
     """Runs in the thread."""
@@ -166,12 +179,15 @@ class Checkpoints:
       self._before_save()
       _expect_space(self._folder, sum(x.nbytes for x in flat.values()))
       meta["arrays"] = {key: manifest.describe(x) for key, x in flat.items()}
+      meta = json.loads(json.dumps(meta))  # as it is read back
+      meta["digest"] = manifest.digest(meta)
       state = traverse_util.unflatten_dict(flat, sep="/")
+      self._keep.note(step, meta["metrics"])
       items = ocp.args.Composite(
         state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
       )
       with orbax_folder.quiet():
-        self._manager.save(step, args=items, metrics=meta["metrics"], force=True)
+        self._manager.save(step, args=items, force=True)
     except Exception as error:
       try:
         self._clean_up(step)
@@ -190,13 +206,21 @@ class Checkpoints:
     """
     for rest in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
       _remove(rest)
-    self._manager.reload()
+    self._reopen()
 
-  def _set_aside(self, step: int) -> None:
-    aside = self._folder / f"{step}.damaged"
-    _remove(aside)
-    (self._folder / str(step)).rename(aside)
-    self._manager.reload()
+  def _set_aside(self, step: int) -> Folder:
+    """Renames a checkpoint; where to."""
+    name, count = f"{step}.damaged", 1
+    while (self._folder / name).exists():
+      name, count = f"{step}.damaged.{count}", count + 1
+    (self._folder / str(step)).rename(self._folder / name)
+    self._reopen()
+    return self._folder / name
+
+  def _reopen(self) -> None:
+    """Has Orbax list the folder again."""
+    self._manager.close()
+    self._manager = orbax_folder.open_manager(self._folder, self._keep)
 
 
 def restore_variables(
@@ -208,7 +232,7 @@ def restore_variables(
   """The network's parameters and BatchNorm statistics, without the optimizer's state.
 
   Only reads, also while a training writes to the folder. If "best" or "latest" is
-  damaged the next good one is taken, with a warning.
+  damaged the next good one is taken, with a warning that says which.
 
   Args:
     folder: A run's checkpoints.
@@ -225,52 +249,98 @@ def restore_variables(
     FileNotFoundError: If there is no checkpoint, or not that step.
     ArchitectureError: If it is of another network than `like`.
     ValueError: If it is damaged and no other can stand in.
+    UnreadableError: If it cannot be read now.
   """
   folder = orbax_folder.as_folder(folder)
-  if not folder.is_dir():
-    raise FileNotFoundError(f"checkpoints: expected a folder, got {folder}")
-  with orbax_folder.open_manager(folder, 1, read_only=True) as manager:
-    steps = sorted(manager.all_steps(), reverse=True)
-    if not steps:
-      raise FileNotFoundError(f"checkpoints: expected some in {folder}, found none")
-    order = _order(manager, folder, steps, which)
+  try:
+    steps = sorted(orbax_folder.list_steps(folder), reverse=True)
+  except orbax_folder.MISSING as error:
+    raise FileNotFoundError(f"checkpoints: expected a folder, got {folder}") from error
+  if not steps:
+    raise FileNotFoundError(f"checkpoints: expected some in {folder}, found none")
+  order, damaged = _order(folder, steps, which)
+  with orbax_folder.open_manager(folder, read_only=True) as manager:
     for step in order:
       try:
-        return orbax_folder.read(manager, folder, step, like, VARIABLES, averaged)
+        found = orbax_folder.read(manager, folder, step, like, VARIABLES, averaged)
       except orbax_folder.DamagedError as damage:
         if isinstance(which, int):
           raise ValueError(str(damage)) from damage
-        logging.warning("%s; trying the next best", damage)
+        damaged[step] = damage
+      else:
+        for damage in damaged.values():
+          logging.warning("%s; step %d is taken for the %s", damage, step, which)
+        return found
   raise ValueError(f"checkpoints in {folder}: all are damaged ({steps})")
 
 
+def as_like(restored: Restored, like: Tree, where: str | Folder) -> Tree:
+  """Checks the variables of `restore_variables` against a network's.
+
+  Args:
+    restored: As read without `like`.
+    like: {"params", "batch_stats"} as the network wants them.
+    where: The run, for the message.
+
+  Returns:
+    The variables in the structure of `like`.
+
+  Raises:
+    ArchitectureError: If they are of another network.
+  """
+  found, where = manifest.flatten(restored.tree), f"{where}, step {restored.step}"
+  stored = {k: {"shape": x.shape, "dtype": x.dtype} for k, x in found.items()}
+  manifest.expect_same(where, manifest.flatten(like), stored)
+  return manifest.fill(like, found)
+
+
 def _order(
-  manager: ocp.CheckpointManager,
-  folder: str | Folder,
-  steps: list[int],
-  which: str | int,
-) -> list[int]:
-  """Which steps to try, first choice first; `steps` are newest first."""
+  folder: Folder, steps: list[int], which: str | int
+) -> tuple[list[int], dict[int, orbax_folder.DamagedError]]:
+  """Which steps to try, first choice first, and those already known to be damaged.
+
+  `steps` are newest first.
+  """
   if which == "latest":
-    return steps
+    return steps, {}
   if which == "best":
-
-    def rank(step: int) -> float:
+    ranks, damaged = {}, {}
+    for step in steps:
       try:
-        return orbax_folder.rank(
-          orbax_folder.read_meta(manager, folder, step)["metrics"]
-        )
-      except orbax_folder.DamagedError:
-        return -np.inf
-
-    return sorted(steps, key=rank, reverse=True)
+        metrics = orbax_folder.read_meta(folder, step)["metrics"]
+      except orbax_folder.DamagedError as damage:
+        damaged[step] = damage
+      else:
+        ranks[step] = orbax_folder.rank(metrics)
+    return sorted(ranks, key=ranks.__getitem__, reverse=True), damaged
   if not isinstance(which, int):
     raise ValueError(f"checkpoint: expected best, latest or a step, got {which!r}")
   if which not in steps:
     raise FileNotFoundError(
       f"checkpoint: expected one of the steps {sorted(steps)} in {folder}, got {which}"
     )
-  return [which]
+  return [which], {}
+
+
+def _expect_nothing(folder: Folder, steps: list[int]) -> None:
+  """Refuses to begin a run where an earlier one's checkpoints are or were."""
+  if steps:
+    raise ValueError(
+      f"checkpoints in {folder}: all are damaged ({steps}) and left as they are; "
+      f"{START_OVER} begins at step 0 and sets them aside"
+    )
+  names = [path.name for path in orbax_folder.list_folder(folder)]
+  rests = sorted(name for name in names if _is_rest(name))
+  if rests:
+    raise ValueError(
+      f"checkpoints in {folder}: expected none or a good one, found only what is left "
+      f"of some ({', '.join(rests[:5])}); {START_OVER} begins at step 0 beside them"
+    )
+
+
+def _is_rest(name: str) -> bool:
+  """Whether a file belongs to a checkpoint, and not to a first save that was killed."""
+  return name.split(".")[0].isdecimal() and "orbax-checkpoint-tmp" not in name
 
 
 def _yield_to_training() -> None:

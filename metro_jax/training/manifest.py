@@ -4,6 +4,7 @@ A name is the path of an array, "params/encoder/kernel".
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +39,17 @@ def describe(array: np.ndarray) -> dict[str, Any]:
   return {
     "shape": list(array.shape),
     "dtype": str(array.dtype),
-    "hash": hashlib.blake2b(data, digest_size=16).hexdigest(),
+    "hash": _hash(data),
   }
+
+
+def digest(values: Mapping[str, Any]) -> str:
+  """The hash of plain values, which JSON may have carried."""
+  return _hash(json.dumps(values, sort_keys=True).encode())
+
+
+def _hash(data: bytes | memoryview) -> str:
+  return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def expect_same(
