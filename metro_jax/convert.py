@@ -23,6 +23,7 @@ from metro_jax.evaluation import runs
 from metro_jax.models import setup
 from metro_jax.training import bucket, orbax_folder, state
 from metro_jax.training.checkpoint import Checkpoints
+from metro_jax.training.run_lock import RunLock
 from metro_jax.weights import torch_metro, weight_files
 from metro_jax.weights.weight_files import Loaded
 
@@ -63,7 +64,7 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   loaded = weight_files.load_metro(source, like)
-  with bucket.RunFolder(workdir) as folder:
+  with RunLock(workdir), bucket.RunFolder(workdir) as folder:
     with Checkpoints(checkpoints_folder) as checkpoints:
       checkpoints.save(loaded.variables, 0, None, config=config.to_dict())
     runs.save_config(folder.local, config)

@@ -37,7 +37,7 @@ from metro_jax.evaluation import (
   run_exported,
   runs,
 )
-from metro_jax.training import bucket, orbax_folder
+from metro_jax.training import bucket, orbax_folder, patience
 from metro_jax.weights import torch_metro, weight_files
 
 FORMATS = ("stablehlo", "safetensors", "npz", "torch")
@@ -59,12 +59,14 @@ class Choice(NamedTuple):
     parameters: Of stablehlo, one of `PARAMETERS`.
     image_type: Of stablehlo, one of `IMAGE_TYPES`.
     errors_mm: What the network is known to miss by, for its card; may be empty.
+    errors_step: The step that was measured.
   """
 
   form: str
   parameters: str = "beside"
   image_type: str = "uint8"
   errors_mm: Mapping[str, float] = types.MappingProxyType({})
+  errors_step: int | None = None
 
 
 def define_flags() -> None:
@@ -208,7 +210,9 @@ def _facts(run: runs.Run, choice: Choice) -> dict[str, Any]:
     "outputs": inference.OUTPUTS,
     "licence": LICENCE,
     "errors_mm": dict(choice.errors_mm),
+    "errors_step": choice.errors_step,
     "config": run.config.to_dict(),
+    "earlier_settings": list(run.earlier),
   }
   if choice.form == "stablehlo":
     facts |= {"parameters": choice.parameters, "image_type": choice.image_type}
@@ -219,6 +223,8 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
   facts = _facts(run, choice)
   named = {k.removesuffix("_mm"): v for k, v in choice.errors_mm.items()}
   errors = ", ".join(f"{name} {value:.1f} mm" for name, value in named.items())
+  others = choice.errors_step not in (None, run.step)
+  of_step = f", of step {choice.errors_step}" if others else ""
   files.write_json(folder / "model.json", facts)
   lines = [
     "# METRO: one image to joints and a mesh",
@@ -232,20 +238,23 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
     "",
     f"Joints, in order: {', '.join(run.network.body.joint_names)}.",
     "",
-    *([f"Errors on the run's test split: {errors}.", ""] if errors else []),
+    *([f"Errors on the run's test split{of_step}: {errors}.", ""] if errors else []),
     "`model.json` holds the same and the whole config.",
   ]
   with files.replacing(folder / "README.md") as partial:
     partial.write_text("\n".join(lines) + "\n")
 
 
-def measured_mm(workdir: str | os.PathLike[str]) -> dict[str, float]:
-  """The run's own errors on its test split; nothing if it was not evaluated."""
+def measured_mm(workdir: str | os.PathLike[str]) -> tuple[dict[str, float], int | None]:
+  """The run's own errors on its test split, and of which step; perhaps nothing."""
   path = orbax_folder.as_folder(workdir) / assessment.FOLDER / "test.json"
-  if not path.exists():
-    return {}
-  stored = json.loads(path.read_text())
-  return {name: stored[name] for name in metrics.NAMES if stored[name] is not None}
+  try:
+    text = patience.patiently(str(path), path.read_text, orbax_folder.MISSING)
+  except orbax_folder.MISSING:
+    return {}, None
+  stored = json.loads(text)
+  errors = {name: stored[name] for name in metrics.NAMES if stored[name] is not None}
+  return errors, stored.get("step")
 
 
 def main(arguments: list[str]) -> None:
@@ -256,8 +265,9 @@ def main(arguments: list[str]) -> None:
   bucket.expect_usable(output)
   which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"
   run = runs.load(workdir, which, averaged=averaged)
-  errors_mm = measured_mm(workdir)
-  choice = Choice(FLAGS.format, FLAGS.parameters, FLAGS.image_type, errors_mm)
+  choice = Choice(
+    FLAGS.format, FLAGS.parameters, FLAGS.image_type, *measured_mm(workdir)
+  )
   with bucket.RunFolder(output) as folder:
     difference = export(run, folder.local, choice)
     for path in sorted(folder.local.iterdir()):

@@ -58,12 +58,23 @@ def alone(lock: pathlib.Path, work: str) -> Iterator[None]:
     work: What another process that holds it does, for the message while waiting.
   """
   with open(lock, "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_now(file.fileno()):
       print(f"Waiting for another process that {work}", file=sys.stderr)
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
+
+
+def lock_now(descriptor: int) -> bool:
+  """Locks an open file for this process, unless another one has locked it.
+
+  Raises:
+    OSError: If its file system knows no locks.
+  """
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
 
 
 def means_full_disk(error: BaseException | None) -> bool:

@@ -21,7 +21,14 @@ from metro_jax import command_line
 from metro_jax import config as base
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
-from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
+from metro_jax.evaluation import (
+  assessment,
+  evaluator,
+  examples,
+  restarts,
+  run_report,
+  runs,
+)
 from metro_jax.models import setup
 from metro_jax.training import (
   bad_batch,
@@ -41,6 +48,7 @@ from metro_jax.training.bucket import RunFolder
 from metro_jax.training.logs import RunLog
 from metro_jax.training.orbax_folder import Folder
 from metro_jax.training.run_checkpoints import RunCheckpoints, Start
+from metro_jax.training.run_lock import RunLock
 from metro_jax.training.team import Team
 from metro_jax.training.window import NotFiniteError, Window
 from metro_jax.weights import imagenet, weight_files
@@ -56,6 +64,8 @@ def define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   text = "Exit code after SIGTERM, for launchers that restart by it."
   flags.DEFINE_integer("stopped_exit_code", 0, text, 0, 255)
+  text = "Begin at step 0 where a run's files are but no checkpoint that can be read."
+  flags.DEFINE_bool("start_over", False, text)
   flags.mark_flag_as_required("config")
 
 
@@ -77,6 +87,8 @@ class Job(NamedTuple):
   network: setup.Network
   geometry: steps.Geometry
   eval_step: evaluator.MappedEvalStep
+  lock: RunLock
+  start_over: bool
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -85,7 +97,10 @@ class Job(NamedTuple):
 
 
 def train(
-  config: ConfigDict, workdir: str | os.PathLike[str], team: Team | None = None
+  config: ConfigDict,
+  workdir: str | os.PathLike[str],
+  team: Team | None = None,
+  start_over: bool = False,
 ) -> bool:
   """Trains, validates and saves; then measures the best network and reports.
 
@@ -93,24 +108,36 @@ def train(
     config: Made by `metro_jax.config.get_config`, with what differs.
     workdir: Made if it does not exist; also in a bucket. If it holds an interrupted
       run of the same network and data, the run goes on as if it had not stopped.
+    team: The run's processes; None for this one alone.
+    start_over: Whether to begin at step 0 where a run has left files but no checkpoint
+      that can be read; they are set aside.
+
+  Returns:
+    Whether the run reached its end, rather than a request to stop.
 
   Raises:
     ValueError: If the config, the data, given weights or a checkpoint do not fit, or
       processes were started with different ones.
     FileNotFoundError: If datasets, body files or weights are not there; all are named.
     FloatingPointError: If loss or gradient are no longer finite; the batch is kept.
-    OSError: If the disk is full, or data or another process did not come in time.
+    OSError: If the disk is full, data or another process did not come in time, a
+      checkpoint cannot be read now, or another training holds the workdir.
   """
   team = team or Team()
-  fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
-  with RunFolder(workdir, team.is_first, fetched, must_arrive=False) as folder:
-    return _train(config, folder, team)
-
-
-def _train(config: ConfigDict, folder: RunFolder, team: Team) -> bool:
-  started = time.time()
   base.validate(config)
   datasets.expect_everything(config)
+  fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
+  with (
+    RunLock(workdir, team.is_first) as lock,
+    RunFolder(workdir, team.is_first, fetched, False, lock.is_held) as folder,
+  ):
+    return _train(config, folder, team, lock, start_over)
+
+
+def _train(
+  config: ConfigDict, folder: RunFolder, team: Team, lock: RunLock, start_over: bool
+) -> bool:
+  started = time.time()
   team.expect_same("settings, code and machines", sameness.setup(config))
   if team.is_first:
     _expect_given_weights(config, folder.address)
@@ -126,7 +153,9 @@ def _train(config: ConfigDict, folder: RunFolder, team: Team) -> bool:
   network = setup.build(config)
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
-  job = Job(config, folder, team, splits, network, geometry, eval_step)
+  job = Job(
+    config, folder, team, splits, network, geometry, eval_step, lock, start_over
+  )
   finished = _fit(job)
   if finished:
     _finish(job, started)
@@ -140,11 +169,17 @@ def _fit(job: Job) -> bool:
   train_step = parallel.map_step(
     steps.make_train_step(model, adam, config), job.geometry, donate=True
   )
-  keep, publish = config.train.keep_best, job.folder.copy
-  with RunCheckpoints(_saved(job.folder), keep, job.team, publish) as checkpoints:
+  folder, keep = _saved(job.folder), config.train.keep_best
+
+  def publish() -> None:
+    job.lock.expect_held()
+    runs.save_config(job.workdir, config)  # of the steps that this checkpoint adds
+    job.folder.copy()
+
+  with RunCheckpoints(folder, keep, job.team, publish) as checkpoints:
     start = _start(job, checkpoints, adam)
-    if job.team.is_first:
-      runs.save_config(job.workdir, config)
+    if start.step >= config.train.num_steps:
+      return True
     with _open_log(job, start.step) as log, watch.StopRequest(job.team) as request:
       try:
         step = _loop(job, train_step, start, checkpoints, log, request)
@@ -167,6 +202,7 @@ def _loop(
   config, last = job.config, job.config.train.num_steps
   state, window = parallel.replicate(start.state), Window(config.data.train)
   step, batches = start.step, _batches(job, start.step)
+  rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
     state, metrics = train_step(state, parallel.shard(batch))
@@ -176,11 +212,12 @@ def _loop(
     validating = _due(step, config.train.validate_every, last) and not stopping
     saving = validating or stopping or _due(step, config.train.checkpoint_every, last)
     if saving or _due(step, config.train.log_every, last):
-      log.train(step, window.mean(step))  # never saves what is not finite
+      means = window.mean(step)  # never saves what is not finite
+      log.train(step, {**means, "learning_rate": float(rate(step - 1))})
     errors = _validate(job, state, step, log) if validating else None
     if saving:
       position = pipeline.saved_position(step, job.splits.train, config)
-      checkpoints.save(state, step, position, errors, config.to_dict())
+      checkpoints.save(state, step, position, errors, config.to_dict(), earlier)
     if stopping:
       break
   return step
@@ -278,13 +315,19 @@ def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
     config.seed,
     config.optimizer.ema_decay > 0,
   )
-  if job.team.is_first and not checkpoints.any():
-    fresh = _with_given(fresh, _given_weights(job))
-  start = checkpoints.start(fresh)
+
+  def begin(fresh: states.TrainState) -> states.TrainState:
+    if job.start_over:
+      restarts.set_aside(job.folder)
+    restarts.expect_unused(job.folder, config)
+    runs.save_config(job.workdir, config)
+    return _with_given(fresh, _given_weights(job))
+
+  start = checkpoints.start(fresh, begin, job.start_over)
   if start.step:
     pipeline.restored_step(start.pipeline, job.splits.train, config)
     if job.team.is_first:
-      print(f"Going on from step {start.step} in {job.folder.address}", flush=True)
+      restarts.go_on(job.folder, config, start)
   return start
 
 
@@ -320,8 +363,10 @@ def _validate(
 
 def _finish(job: Job, started: float) -> None:
   """Measures the best checkpoint on the test split and writes the report."""
-  config, workdir = job.config, job.workdir
-  step, best = _best(job)
+  workdir, report = job.workdir, job.folder.address / run_report.FILE
+  if job.team.share("looking for the report", job.team.is_first and report.exists()):
+    return  # it was complete, and nothing was trained
+  step, best, config, earlier = _best(job)
   variables = parallel.replicate(best)
   done = assessment.assess(
     job.eval_step,
@@ -347,25 +392,29 @@ def _finish(job: Job, started: float) -> None:
     return
   pictures = examples.as_pictures(drawn, choices, "test")
   facts = {
-    "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started)
+    "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started),
+    **restarts.facts(earlier),
   }
   report = run_report.write(workdir, config, done, pictures, step, facts)
   print(done.table())
   print(job.folder.told(f"\nWritten to {written} and {report}"))
 
 
-def _best(job: Job) -> tuple[int, Any]:
-  """The best checkpoint's step and variables, read by the first process."""
+def _best(job: Job) -> tuple[int, Any, ConfigDict, list[dict[str, Any]]]:
+  """The best checkpoint's step, variables and settings, read by the first process."""
   network = job.network
   px = job.config.data.image_px
   like = states.variable_shapes(network.model, network.template, px)
+  facts = None
   if job.team.is_first:
     best = checkpoint.restore_variables(_saved(job.folder), "best", like)
-    step, variables = best.step, best.tree
+    variables, meta = best.tree, best.meta
+    facts = [best.step, meta["config"], meta.get("earlier", [])]
   else:
-    step, variables = 0, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-  step = job.team.share("reading the best checkpoint", step)
-  return step, job.team.spread(variables)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+  step, stored, earlier = job.team.share("reading the best checkpoint", facts)
+  config = runs.trained_with(job.config, stored)
+  return step, job.team.spread(variables), config, earlier
 
 
 def main(arguments: list[str]) -> int:
@@ -378,7 +427,7 @@ def main(arguments: list[str]) -> int:
   try:
     with watch.Watch(team):
       team.limit_s = LONG_LIMIT_S  # the watch finds out sooner who is gone
-      finished = train(FLAGS.config, FLAGS.workdir, team)
+      finished = train(FLAGS.config, FLAGS.workdir, team, FLAGS.start_over)
       team.meet("ending the run")
   except (Exception, KeyboardInterrupt) as error:
     if team.count == 1 and not isinstance(error, watch.StalledError):

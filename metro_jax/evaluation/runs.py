@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -11,19 +11,28 @@ from ml_collections import ConfigDict
 from metro_jax import config as base
 from metro_jax import files
 from metro_jax.models import setup
-from metro_jax.training import checkpoint, orbax_folder, state
+from metro_jax.training import checkpoint, orbax_folder, patience, state
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FOLDER = "checkpoints"
+# What does not make weights: how they are measured, and where this machine has files.
+NOT_TRAINED = (
+  "eval.",
+  "data.validation",
+  "data.test",
+  "data.data_dir",
+  "body.assets_dir",
+)
 
 
 class Run(NamedTuple):
   """A trained network with all it needs; arrays are NumPy's."""
 
-  config: ConfigDict
+  config: ConfigDict  # with the settings that the weights were made with
   network: setup.Network
   variables: dict[str, Any]  # params and batch_stats
   step: int  # updates that made them
+  earlier: Sequence[Mapping[str, Any]] = ()  # as of `Checkpoints.save`
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -36,7 +45,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def load_config(
   workdir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> ConfigDict:
-  """Reads the config that a run was started with.
+  """Reads the config file of a run.
 
   Args:
     workdir: Of the run, also in a bucket.
@@ -50,18 +59,50 @@ def load_config(
     ValueError: If the file is damaged, or a key is unknown or of another type.
   """
   path = orbax_folder.as_folder(workdir) / CONFIG_FILE
-  if not path.is_file():
+  try:
+    text = patience.patiently(str(path), path.read_text, orbax_folder.MISSING)
+  except orbax_folder.MISSING as error:
     raise FileNotFoundError(
       f"workdir {workdir}: expected a training run with a {CONFIG_FILE}, found none"
-    )
-  config = base.get_config()
+    ) from error
   try:
-    stored = flatten(json.loads(path.read_text()))
-    for key, value in {**stored, **(overrides or {})}.items():
+    stored = flatten(json.loads(text))
+  except (json.JSONDecodeError, AttributeError) as error:
+    raise ValueError(
+      f"{path}: expected a config, {patience.describe(error)}"
+    ) from error
+  return _with_settings(base.get_config(), {**stored, **(overrides or {})}, str(path))
+
+
+def trained_with(config: ConfigDict, stored: Mapping[str, Any] | None) -> ConfigDict:
+  """The config with the settings that a checkpoint's weights were made with.
+
+  Args:
+    config: Says what does not make weights: measuring, and where files are.
+    stored: The checkpoint's config as plain values; None changes nothing.
+
+  Returns:
+    A locked, validated config.
+
+  Raises:
+    ValueError: If a key is unknown or of another type.
+  """
+  flat = flatten(stored or {})
+  made = {key: x for key, x in flat.items() if not key.startswith(NOT_TRAINED)}
+  return _with_settings(config, made, "checkpoint")
+
+
+def _with_settings(
+  config: ConfigDict, settings: Mapping[str, Any], where: str
+) -> ConfigDict:
+  """A copy with other values of dotted keys."""
+  config = config.copy_and_resolve_references().lock()
+  try:
+    for key, value in settings.items():
       _set(config, key, value)
-  except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+  except (AttributeError, KeyError, TypeError) as error:
     reason = " ".join(str(error).split())
-    raise ValueError(f"{path}: expected keys of the base config, {reason}") from error
+    raise ValueError(f"{where}: expected keys of the base config, {reason}") from error
   base.validate(config)
   return config
 
@@ -89,11 +130,15 @@ def load(
     ValueError: If the checkpoint is damaged or of another architecture.
   """
   config = load_config(workdir, overrides)
+  folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
+  restored = checkpoint.restore_variables(folder, which, averaged=averaged)
+  config = trained_with(config, restored.meta["config"])
+  config = _with_settings(config, overrides or {}, "overrides")
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
-  folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
-  restored = checkpoint.restore_variables(folder, which, like, averaged)
-  return Run(config, network, restored.tree, restored.step)
+  variables = checkpoint.as_like(restored, like, folder)
+  earlier = restored.meta.get("earlier", [])
+  return Run(config, network, variables, restored.step, earlier)
 
 
 def parse_checkpoint(text: str) -> str | int:

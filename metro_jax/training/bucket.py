@@ -5,17 +5,18 @@ logs, pictures and reports are written to a folder of this machine, and their fi
 copied whole: every half minute, before a checkpoint becomes valid, and at the end.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from absl import logging
 
-from metro_jax.training import orbax_folder
+from metro_jax.training import orbax_folder, patience
 from metro_jax.training.orbax_folder import Folder
 
 EXTRA = "pip install 'metro_jax[gcs]'"
@@ -71,6 +72,7 @@ class RunFolder:
     fetched: Files to have from the bucket first, where they are there.
     must_arrive: Whether an error at the end says that not all could be copied;
       otherwise a logged line.
+    may_copy: Whether the address is still this process's to write to.
 
   Attributes:
     address: Where all arrives.
@@ -83,12 +85,14 @@ class RunFolder:
     here: bool = True,
     fetched: Sequence[str] = (),
     must_arrive: bool = True,
+    may_copy: Callable[[], bool] = lambda: True,
   ):
     away = orbax_folder.is_address(address)
     self.local = pathlib.Path(tempfile.gettempdir() if away else address).expanduser()
     self.address = orbax_folder.as_folder(address) if away else self.local
     self._copies = away and here
     self._fetched, self._must_arrive = fetched, must_arrive
+    self._may_copy = may_copy
     self._sent: dict[pathlib.Path, tuple[int, int]] = {}
     self._lock, self._stop = threading.Lock(), threading.Event()
     self._thread = threading.Thread(target=self._run, name="bucket", daemon=True)
@@ -126,7 +130,7 @@ class RunFolder:
 
   def copy(self) -> None:
     """Copies the files that have changed; failing is a warning and tried again."""
-    if not self._copies:
+    if not self._copies or not self._may_copy():
       return
     with self._lock:
       before, self._failure = self._failure, ""
@@ -140,6 +144,26 @@ class RunFolder:
           line = "%s: cannot write (%s); trying again later"
           logging.warning(line, self.address, self._failure)
 
+  def set_aside(self, name: str) -> str | None:
+    """Renames a file of an earlier run, "x.y" to "x.1.y" and so on, if there is one.
+
+    Returns:
+      Its new name; None if there was none.
+    """
+    place = pathlib.PurePath(name)
+    names = (f"{place.stem}.{i}{place.suffix}" for i in itertools.count(1))
+    local, away = self.local / name, self.address / name
+    with self._lock:
+      if not (local.exists() or away.exists()):
+        return None
+      free = next(name for name in names if not (self.address / name).exists())
+      if away.exists():
+        away.rename(self.address / free)
+      if self._copies:
+        local.unlink(missing_ok=True)
+        self._sent.pop(local, None)
+    return free
+
   def _copy(self, path: pathlib.Path) -> None:
     mark = _mark(path)
     if self._sent.get(path) == mark:
@@ -152,12 +176,11 @@ class RunFolder:
     for name in self._fetched:
       source, path = self.address / name, self.local / name
       try:
-        if not source.exists():
-          continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.read_bytes())
-      except Exception as error:
-        raise OSError(f"{source}: cannot read ({_reason(error)})") from error
+        data = patience.patiently(str(source), source.read_bytes, (FileNotFoundError,))
+      except FileNotFoundError:
+        continue
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(data)
       self._sent[path] = _mark(path)
 
   def _run(self) -> None:

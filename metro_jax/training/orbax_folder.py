@@ -99,7 +99,9 @@ def _saves(folder: Folder) -> list[tuple[Any, bool]]:
     if isinstance(folder, pathlib.Path):
       return [(path, True) for path in found]
     # Listed, because asking whether a file exists can answer errors with "no".
-    return [(path, COMMIT_FILE in {x.name for x in list_folder(path)}) for path in found]
+    return [
+      (path, COMMIT_FILE in {x.name for x in list_folder(path)}) for path in found
+    ]
 
   return patience.patiently(f"checkpoints in {folder}", look, MISSING)
 
@@ -313,7 +315,9 @@ def says_damage(error: Exception) -> bool:
   if not text.startswith(tuple(f"{code}:" for code in DAMAGE_CODES)):
     return False
   # The system's errors have codes that mean something else: no such device, say.
-  return all(code == NO_SUCH_FILE for code in re.findall(r"os_error_code=\W*(\d+)", text))
+  return all(
+    code == NO_SUCH_FILE for code in re.findall(r"os_error_code=\W*(\d+)", text)
+  )
 
 
 def _damaged(folder: Folder, step: int, reason: str) -> DamagedError:

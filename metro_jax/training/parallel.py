@@ -102,9 +102,10 @@ def unreplicate(tree: Tree) -> Tree:
 
   Waits for the devices. The arrays survive the donation of the stacked ones.
   """
-  for x in jax.tree.leaves(tree):
+  first = jax.tree.map(lambda x: x.addressable_data(0), tree)  # the others are the same
+  for x in jax.tree.leaves(first):
     x.copy_to_host_async()
-  return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_data(0))[0]), tree)
+  return jax.tree.map(lambda x: np.array(np.asarray(x)[0]), first)
 
 
 def shard(batch: Tree) -> Tree:

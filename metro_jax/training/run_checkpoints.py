@@ -4,7 +4,7 @@ Every process holds the same state, so that a checkpoint does not know how many
 processes or devices wrote it, and only the first process needs the folder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -25,11 +25,15 @@ class Start(NamedTuple):
     state: NumPy arrays, the same bits on every process.
     step: Updates that made it; 0 for a fresh run.
     pipeline: The input pipeline's position as saved; None for a fresh run.
+    config: What its last steps were made with, as plain values; None for a fresh run.
+    earlier: What steps before those were made with, where that differs.
   """
 
   state: Tree
   step: int
   pipeline: Any
+  config: Mapping[str, Any] | None = None
+  earlier: Sequence[Mapping[str, Any]] = ()
 
 
 class RunCheckpoints:
@@ -75,10 +79,6 @@ class RunCheckpoints:
     except CheckpointError as error:
       logging.error("%s", error)
 
-  def any(self) -> bool:
-    """Whether there is a checkpoint to go on from; only the first process knows."""
-    return self._own is not None and bool(self._own.steps())
-
   def latest(self) -> int | None:
     """The last step that is saved, after waiting for it; the first process's only."""
     if self._own is None:
@@ -86,25 +86,35 @@ class RunCheckpoints:
     self._own.wait()
     return max(self._own.steps(), default=None)
 
-  def start(self, fresh: Tree) -> Start:
+  def start(
+    self, fresh: Tree, begin: Callable[[Tree], Tree], start_over: bool = False
+  ) -> Start:
     """The latest good checkpoint, or the fresh state.
 
     Args:
-      fresh: The first process's counts if there is no checkpoint; of the others only
-        structure, shapes and types.
+      fresh: Structure, shapes and types count, and what `begin` takes of it.
+      begin: Makes the state of a run without checkpoints, on the first process; fails
+        if there should have been some.
+      start_over: As of `Checkpoints.restore`.
 
     Returns:
       The first process's state, position and step, on every process.
 
     Raises:
-      ArchitectureError, ValueError: As `Checkpoints.restore`, on the first process.
+      ArchitectureError, OSError, ValueError: As `Checkpoints.restore`, on the first
+        process.
     """
-    state, facts = fresh, [0, None]
-    restored = self._own.restore(fresh) if self._own is not None else None
-    if restored is not None:
-      state, facts = restored.tree, [restored.step, restored.pipeline]
-    step, position = self._team.share("restoring the latest checkpoint", facts)
-    return Start(self._team.spread(state), step, position)
+    state, facts = fresh, [0, None, None, []]
+    if self._own is not None:
+      restored = self._own.restore(fresh, start_over)
+      if restored is None:
+        state = begin(fresh)
+      else:
+        state, meta = restored.tree, restored.meta
+        facts = [restored.step, restored.pipeline]
+        facts += [meta["config"], meta.get("earlier", [])]
+    step, *rest = self._team.share("restoring the latest checkpoint", facts)
+    return Start(self._team.spread(state), step, *rest)
 
   def save(
     self,
@@ -113,6 +123,7 @@ class RunCheckpoints:
     pipeline: Any,
     metrics: Mapping[str, float] | None,
     config: Mapping[str, Any],
+    earlier: Sequence[Mapping[str, Any]] = (),
   ) -> None:
     """Starts to write a checkpoint, as `Checkpoints.save`.
 
@@ -122,7 +133,8 @@ class RunCheckpoints:
       pipeline: The input pipeline's position.
       metrics: Validation errors.
       config: The run's config as plain values.
+      earlier: As of `Checkpoints.save`.
     """
     if self._own is not None:
       state = parallel.unreplicate(stacked)
-      self._own.save(state, step, pipeline, metrics, config)
+      self._own.save(state, step, pipeline, metrics, config, earlier)
