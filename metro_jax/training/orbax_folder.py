@@ -168,17 +168,17 @@ def open_manager(
   Raises:
     UnreadableError: If the folder cannot be listed.
   """
-  options = ocp.CheckpointManagerOptions(
-    preservation_policy=keep,
-    enable_async_checkpointing=False,  # our thread hashes, then saves
-    cleanup_tmp_directories=not read_only,
-    read_only=read_only,
-    create=False,  # made by the caller
-    lightweight_initialize=True,  # its own metrics file is neither read nor written
-    multiprocessing_options=_by_itself(),
-  )
 
   def start() -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keep,
+      enable_async_checkpointing=False,  # our thread hashes, then saves
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+      create=False,  # made by the caller
+      lightweight_initialize=True,  # its own metrics file is neither read nor written
+      multiprocessing_options=_by_itself(),
+    )
     manager = ocp.CheckpointManager(folder, options=options, item_handlers=_handlers())
     found, listed = sorted(manager.all_steps()), list_steps(folder)
     if found != listed:  # a bucket's errors can look like folders without files

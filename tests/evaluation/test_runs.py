@@ -80,9 +80,16 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
     lambda x: rng.normal(size=x.shape).astype(np.float32), shapes
   )
   with Checkpoints(tmp_path / runs.CHECKPOINT_FOLDER) as checkpoints:
-    checkpoints.save({**variables, "step": np.array(5)}, 5, {"step": 5})
+    stored = json.loads(json.dumps(config.to_dict()))
+    checkpoints.save({**variables, "step": np.array(5)}, 5, {"step": 5}, None, stored)
+  # A later start had other settings, which did not make these weights.
+  later = config.copy_and_resolve_references()
+  later.optimizer.learning_rate, later.eval.batch_size = 0.5, 7
+  runs.save_config(tmp_path, later)
   run = runs.load(tmp_path, "latest")
   assert run.step == 5
+  assert run.config.optimizer.learning_rate == config.optimizer.learning_rate == 1e-4
+  assert run.config.eval.batch_size == 7  # how to measure is no part of them
   jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
   with pytest.raises(ArchitectureError, match="expected the config's architecture"):
     runs.load(tmp_path, "latest", {"model.backbone_width": 8})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import pathlib
 import runpy
@@ -12,7 +13,9 @@ import threading
 import numpy as np
 import pytest
 
+from metro_jax import export
 from metro_jax import train as command
+from metro_jax.evaluation import runs
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, watch
 
@@ -107,3 +110,63 @@ def test_sigterm_saves_after_the_step_and_ends_unfinished(
   assert latest(tmp_path) == 4
   assert len(steps) == 4
   assert not (tmp_path / "report.html").exists()
+
+
+def snapshot(workdir):
+  return {
+    path.relative_to(workdir): path.read_bytes()
+    for path in workdir.rglob("*")
+    if path.is_file()
+  }
+
+
+def train_three_steps(config, workdir):
+  config.train.num_steps = config.train.validate_every = 3
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
+  assert command.train(config, workdir)
+
+
+def rates_of(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  return [line["learning_rate"] for line in lines if line["group"] == "train"]
+
+
+def test_a_start_that_trains_nothing_changes_nothing(config, tmp_path, capsys):
+  train_three_steps(config, tmp_path)
+  assert rates_of(tmp_path) == [pytest.approx(1e-3)]
+  before = snapshot(tmp_path)
+  config.train.num_steps = 2
+  config.optimizer.learning_rate = 0.5
+  assert command.train(config, tmp_path)
+  assert snapshot(tmp_path) == before
+  assert f"Nothing to train: {tmp_path} is at step 3 of 2" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_states_the_settings_of_the_steps_that_made_its_weights(
+  config, tmp_path, capsys
+):
+  train_three_steps(config, tmp_path)
+  config.train.num_steps = 6
+  config.train.keep_best = 2
+  config.optimizer.learning_rate = 1e-2
+  assert command.train(config, tmp_path)
+  printed = capsys.readouterr().out
+  assert "  optimizer.learning_rate: 0.01, was 0.001\n" in printed
+  assert rates_of(tmp_path) == pytest.approx([1e-3, 1e-2])
+  made = {step: runs.load(tmp_path, step) for step in (3, 6)}
+  rates = {step: run.config.optimizer.learning_rate for step, run in made.items()}
+  assert rates == {3: 1e-3, 6: 1e-2}
+  settings = {"optimizer.learning_rate": 1e-3, "train.num_steps": 3}
+  assert made[6].earlier == [{"until": 3, **settings, "train.keep_best": 1}]
+  assert runs.load_config(tmp_path).optimizer.learning_rate == 1e-2
+  best = runs.load(tmp_path, "best").step
+  page = (tmp_path / "report.html").read_text()
+  assert f"--config.optimizer.learning_rate={rates[best]!r}" in page
+  assert (tmp_path / "report.1.html").exists()
+  export.export(made[3], tmp_path / "out", export.Choice("npz"))
+  card = json.loads((tmp_path / "out" / "model.json").read_text())
+  assert card["config"]["optimizer"]["learning_rate"] == 1e-3
+  assert card["config"]["train"]["num_steps"] == 3
