@@ -36,8 +36,11 @@ def differences(config: ConfigDict, stored: Mapping[str, Any]) -> dict[str, tupl
 def earlier(config: ConfigDict, start: Start) -> list[dict[str, Any]]:
   """What the steps until now were made with, where that differs from the config."""
   changed = differences(config, start.config) if start.config else {}
-  settings = {key: was for key, (was, _) in changed.items()}
-  return [*start.earlier, *([{"until": start.step, **settings}] if settings else [])]
+  found = [dict(entry) for entry in start.earlier]
+  if changed:
+    settings = {key: was for key, (was, _) in changed.items()}
+    found.append({"until": start.step, **settings})
+  return found
 
 
 def go_on(folder: RunFolder, config: ConfigDict, start: Start) -> None:

@@ -79,16 +79,17 @@ def trained_with(config: ConfigDict, stored: Mapping[str, Any] | None) -> Config
 
   Args:
     config: Says what does not make weights: measuring, and where files are.
-    stored: The checkpoint's config as plain values; None changes nothing.
+    stored: The checkpoint's config as plain values; None changes nothing, and what
+      only another version knew is left out.
 
   Returns:
     A locked, validated config.
 
   Raises:
-    ValueError: If a key is unknown or of another type.
+    ValueError: If a value is of another type.
   """
-  flat = flatten(stored or {})
-  made = {key: x for key, x in flat.items() if not key.startswith(NOT_TRAINED)}
+  flat, known = flatten(stored or {}), flatten(config.to_dict())
+  made = {k: flat[k] for k in known if k in flat and not k.startswith(NOT_TRAINED)}
   return _with_settings(config, made, "checkpoint")
 
 

@@ -159,18 +159,18 @@ class Checkpoints:
       UnreadableError: If the latest cannot be read now.
     """
     self.wait()
-    steps, damaged = self.steps(), []
-    restored = None
+    steps, restored = self.steps(), None
+    damaged: list[tuple[int, str]] = []
     while restored is None and len(damaged) < len(steps):
       step = steps[-1 - len(damaged)]
       try:
         restored = orbax_folder.read(self._manager, self._folder, step, state)
       except orbax_folder.DamagedError as damage:
-        damaged.append((step, damage))
+        damaged.append((step, str(damage)))
     if restored is None and not start_over:
       _expect_nothing(self._folder, steps)
-    for step, damage in damaged:
-      logging.warning("%s; set aside as %s", damage, self._set_aside(step).name)
+    for step, what in damaged:
+      logging.warning("%s; set aside as %s", what, self._set_aside(step))
     return restored
 
   def _write(self, flat: dict[str, np.ndarray], step: int, meta: dict) -> None:
@@ -208,14 +208,14 @@ class Checkpoints:
       _remove(rest)
     self._reopen()
 
-  def _set_aside(self, step: int) -> Folder:
-    """Renames a checkpoint; where to."""
+  def _set_aside(self, step: int) -> str:
+    """Renames a checkpoint; its new name."""
     name, count = f"{step}.damaged", 1
     while (self._folder / name).exists():
       name, count = f"{step}.damaged.{count}", count + 1
     (self._folder / str(step)).rename(self._folder / name)
     self._reopen()
-    return self._folder / name
+    return name
 
   def _reopen(self) -> None:
     """Has Orbax list the folder again."""
@@ -266,10 +266,10 @@ def restore_variables(
       except orbax_folder.DamagedError as damage:
         if isinstance(which, int):
           raise ValueError(str(damage)) from damage
-        damaged[step] = damage
+        damaged[step] = str(damage)
       else:
-        for damage in damaged.values():
-          logging.warning("%s; step %d is taken for the %s", damage, step, which)
+        for what in damaged.values():
+          logging.warning("%s; step %d is taken for the %s", what, step, which)
         return found
   raise ValueError(f"checkpoints in {folder}: all are damaged ({steps})")
 
@@ -296,7 +296,7 @@ def as_like(restored: Restored, like: Tree, where: str | Folder) -> Tree:
 
 def _order(
   folder: Folder, steps: list[int], which: str | int
-) -> tuple[list[int], dict[int, orbax_folder.DamagedError]]:
+) -> tuple[list[int], dict[int, str]]:
   """Which steps to try, first choice first, and those already known to be damaged.
 
   `steps` are newest first.
@@ -309,7 +309,7 @@ def _order(
       try:
         metrics = orbax_folder.read_meta(folder, step)["metrics"]
       except orbax_folder.DamagedError as damage:
-        damaged[step] = damage
+        damaged[step] = str(damage)
       else:
         ranks[step] = orbax_folder.rank(metrics)
     return sorted(ranks, key=ranks.__getitem__, reverse=True), damaged

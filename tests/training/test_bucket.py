@@ -303,6 +303,30 @@ def test_what_cannot_be_copied_is_one_warning_and_comes_later(storage, caplog):
   assert scratch() == []
 
 
+def test_a_file_of_an_earlier_run_is_set_aside_here_and_there(storage):
+  for name in ("metrics.jsonl", "report.html", "report.1.html"):
+    storage.put(f"small/{name}", name.encode())
+  with RunFolder("gs://bucket/small", fetched=["metrics.jsonl"]) as folder:
+    assert folder.set_aside("metrics.jsonl") == "metrics.1.jsonl"
+    assert folder.set_aside("report.html") == "report.2.html"
+    assert folder.set_aside("other.txt") is None
+    assert os.listdir(folder.local) == []
+    (folder.local / "metrics.jsonl").write_text("new")
+  found = {name: storage.read(name) for name in storage.names("small/")}
+  assert found == {
+    "small/metrics.jsonl": b"new",
+    "small/metrics.1.jsonl": b"metrics.jsonl",
+    "small/report.1.html": b"report.1.html",
+    "small/report.2.html": b"report.html",
+  }
+
+
+def test_who_no_longer_holds_the_run_copies_nothing(storage):
+  with RunFolder("gs://bucket/small", may_copy=lambda: False) as folder:
+    (folder.local / "metrics.jsonl").write_text("stale")
+  assert storage.names("small/") == []
+
+
 @pytest.mark.parametrize("must_arrive", [True, False])
 def test_what_did_not_arrive_at_the_end_is_kept_and_said_where(
   storage, must_arrive, caplog
