@@ -88,7 +88,8 @@ def trained_with(config: ConfigDict, stored: Mapping[str, Any] | None) -> Config
   Raises:
     ValueError: If a value is of another type.
   """
-  flat, known = flatten(stored or {}), flatten(config.to_dict())
+  flat: dict[str, Any] = flatten(stored or {})
+  known = flatten(config.to_dict())
   made = {k: flat[k] for k in known if k in flat and not k.startswith(NOT_TRAINED)}
   return _with_settings(config, made, "checkpoint")
 

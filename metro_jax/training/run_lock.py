@@ -125,9 +125,11 @@ class RunLock:
     seen = patience.patiently(f"{self._workdir}: {FILE}", self._store.read)
     if self._store.is_locked:
       raise self._held(seen)
-    if seen is None or self._store.is_dead(seen):
+    if seen is None:
       return
-    if time.time() - seen.renewed_s > LEASE_S + CLOCKS_S:
+    too_old = time.time() - seen.renewed_s > LEASE_S + CLOCKS_S
+    if too_old or self._store.is_dead(seen):
+      logging.warning("%s: taken over from %s, which is gone", FILE, seen)
       return
     logging.warning("%s: waiting %g s whether it lives: %s", FILE, LEASE_S, seen)
     end = time.monotonic() + LEASE_S
