@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+LONGEST_NAME = 255  # bytes; the limit of nearly all file systems
 
 
 @contextlib.contextmanager
@@ -24,6 +27,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  if len(os.fsencode(partial.name)) > LONGEST_NAME:
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    partial = path.with_name(f".{digest}.{os.getpid()}.partial")
   try:
     yield partial
     partial.replace(path)
@@ -42,6 +48,18 @@ def write_json(
   text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
   with replacing(path) as partial:
     partial.write_text(text)
+
+
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A path as given if something is there, otherwise with the home folder for ~."""
+  path = os.fspath(path)
+  return pathlib.Path(path if os.path.lexists(path) else os.path.expanduser(path))
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+  """A path on one line that every terminal and file takes."""
+  text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def import_path() -> str:

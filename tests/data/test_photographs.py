@@ -1,5 +1,3 @@
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ def test_folders_give_their_pictures_sorted_and_files_stay_as_they_are(tmp_path)
   (tmp_path / "inner" / "c.jpg").touch()
   odd = tmp_path / "picture-without-suffix"
   found = photographs.find([odd, str(tmp_path), tmp_path / "a.jpg"])
-  assert found == [odd, tmp_path / "a.jpg", tmp_path / "b.PNG"]
+  assert found.pictures == [odd, tmp_path / "a.jpg", tmp_path / "b.PNG"]
 
 
 def test_no_pictures_at_all_is_an_error_that_names_the_folder(tmp_path):
@@ -55,30 +53,6 @@ def test_boxes_become_enlarged_squares_around_the_same_middle():
   assert photographs.squares(100, 200, boxes, 1.5) == [Box(20.0, 40.0, 60.0)]
   assert photographs.squares(100, 200, None, 1.5) == [Box(100.0, 50.0, 200.0)]
   assert photographs.squares(100, 200, [], 1.5) == []
-
-
-def test_boxes_are_read_by_picture_name(tmp_path):
-  path = tmp_path / "boxes.json"
-  path.write_text(json.dumps({"a.jpg": [[1, 2, 3, 4.5]], "b.jpg": []}))
-  assert photographs.read_boxes(path) == {"a.jpg": [(1.0, 2.0, 3.0, 4.5)], "b.jpg": []}
-
-
-@pytest.mark.parametrize(
-  ("text", "message"),
-  [
-    ("[1, 2]", "expected an object"),
-    ("{", "boxes.json"),
-    ('{"a.jpg": [[1, 2, 3]]}', "a.jpg: expected a list of"),
-    ('{"a.jpg": [[3, 2, 1, 4]]}', "left < right"),
-    ('{"a.jpg": [["x", 2, 3, 4]]}', "a.jpg"),
-    ('{"a.jpg": 5}', "got 5"),
-  ],
-)
-def test_bad_boxes_are_refused_by_name(tmp_path, text, message):
-  path = tmp_path / "boxes.json"
-  path.write_text(text)
-  with pytest.raises(ValueError, match=message):
-    photographs.read_boxes(path)
 
 
 def test_crop_cuts_the_square_and_is_black_beyond_the_border():
