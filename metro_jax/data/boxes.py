@@ -129,7 +129,7 @@ def match(boxes: Boxes, pictures: Sequence[pathlib.Path]) -> Matched:
 
 def describe_unused(names: Sequence[str]) -> str:
   """Says which names fit no picture, on one line."""
-  return f"boxes: {len(names):,} names fit no picture: {_listed(names)}"
+  return f"boxes: names that fit no picture ({len(names):,}): {_listed(names)}"
 
 
 class _Index:

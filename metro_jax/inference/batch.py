@@ -136,7 +136,8 @@ def predict_all(jobs: Sequence[Job], predict: Predictor, options: Options) -> Re
     try:
       thumbnail = predict_picture(job, predict, options)
     except StepError as error:
-      report.fail(error.step, job.path, str(error))
+      reason = str(error).removeprefix(f"{job.path}: ")
+      report.fail(error.step, job.path, reason)
       if files.means_full_disk(error):
         report.kinds["not tried as the disk is full"] += len(jobs) - number
         break
