@@ -51,7 +51,10 @@ class Outputs:
 
   def wrote(self, name: str) -> bool:
     """Whether a file is there as this command wrote it."""
-    return name in self._known and self._is_ours(self._arrives, name)
+    try:
+      return self._is_ours(self._arrives, name)
+    except OSError:
+      return False
 
   @contextlib.contextmanager
   def adding(self) -> Iterator[pathlib.Path]:
@@ -87,19 +90,16 @@ class Outputs:
 
   def _may_replace(self, folder: Any, name: str) -> bool:
     path = folder / name
-    if isinstance(path, pathlib.Path):
-      if not os.path.lexists(path):
-        return True
-      if path.is_symlink() or not path.is_file():
-        return False
-    elif not path.exists():
+    here = isinstance(path, pathlib.Path)
+    if not (os.path.lexists(path) if here else path.exists()):
       return True
-    return path.stat().st_size == 0 or self._is_ours(folder, name)
+    return _is_plain(path) and (_is_empty(path) or self._is_ours(folder, name))
 
   def _is_ours(self, folder: Any, name: str) -> bool:
-    if name not in self._known:
+    path = folder / name
+    if name not in self._known or not _is_plain(path):
       return False
-    with (folder / name).open("rb") as file:
+    with path.open("rb") as file:
       return _sha256(file) in self._known[name]
 
   def _note(self, paths: Iterable[pathlib.Path]) -> None:
@@ -159,6 +159,16 @@ def _read_ledger(path: pathlib.Path, command: str) -> dict[str, set[str]]:
     except (ValueError, KeyError, TypeError):
       continue
   return known
+
+
+def _is_plain(path: Any) -> bool:
+  """Whether it is a file; a link is its user's. Buckets have no links."""
+  return path.is_file() and not (isinstance(path, pathlib.Path) and path.is_symlink())
+
+
+def _is_empty(path: Any) -> bool:
+  with path.open("rb") as file:
+    return not file.read(1)
 
 
 def _open_no_link(path: str, flags: int) -> int:
