@@ -78,13 +78,13 @@ def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
   command_line.keep_memory()
   if FLAGS.json:
-    outputs.expect_free(files.expanded(FLAGS.json), "benchmark")
+    outputs.expect_free(files.expand_home(FLAGS.json), "benchmark")
   old = report.read(pathlib.Path(FLAGS.compare).expanduser()) if FLAGS.compare else None
   profile = pathlib.Path(FLAGS.profile).expanduser() if FLAGS.profile else None
   found = benchmark(FLAGS.config, FLAGS.seconds, FLAGS.sections, profile)
   print(report.text(found, old))
   if FLAGS.json:
-    with outputs.replacing(files.expanded(FLAGS.json), "benchmark") as partial:
+    with outputs.replacing(files.expand_home(FLAGS.json), "benchmark") as partial:
       files.write_json(partial, found)
 
 

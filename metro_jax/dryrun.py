@@ -102,7 +102,7 @@ def dryrun(
 def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   if FLAGS.json:
-    outputs.expect_free(files.expanded(FLAGS.json), "dryrun")
+    outputs.expect_free(files.expand_home(FLAGS.json), "dryrun")
   config = FLAGS.config
   plans = dryrun(
     config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest, FLAGS.exact
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
     found.append(table.values(one, examples, notes))
   print(table.rows(plans, examples))
   if FLAGS.json:
-    with outputs.replacing(files.expanded(FLAGS.json), "dryrun") as partial:
+    with outputs.replacing(files.expand_home(FLAGS.json), "dryrun") as partial:
       files.write_json(partial, found)
   return 0 if all(one.fits for one in plans) else 2
 

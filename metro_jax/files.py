@@ -1,4 +1,4 @@
-"""Writing files as a whole: a reader sees the old content or the new, never a half."""
+"""Files as a whole: written so that no reader sees a half, read only if they end."""
 
 import contextlib
 import errno
@@ -7,11 +7,19 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 LONGEST_NAME = 255  # bytes; the limit of nearly all file systems
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a pipe",
+  stat.S_IFSOCK: "a socket",
+  stat.S_IFCHR: "a device",
+  stat.S_IFBLK: "a device",
+}
 
 
 @contextlib.contextmanager
@@ -50,16 +58,64 @@ def write_json(
     partial.write_text(text)
 
 
-def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
-  """A path as given if something is there, otherwise with the home folder for ~."""
-  path = os.fspath(path)
-  return pathlib.Path(path if os.path.lexists(path) else os.path.expanduser(path))
+def open_regular(path: str | os.PathLike[str]) -> int:
+  """Opens a file to read, and nothing else: pipes and devices can wait for ever.
+
+  Returns:
+    The descriptor.
+
+  Raises:
+    OSError: If it cannot be opened.
+    ValueError: If it is a folder, a pipe or a device, naming it.
+  """
+  _expect_regular(path, os.stat(path))
+  # Should it become a pipe meanwhile, opening it does not wait.
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+  try:
+    _expect_regular(path, os.fstat(descriptor))
+  except ValueError:
+    os.close(descriptor)
+    raise
+  return descriptor
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-  """A path on one line that every terminal and file takes."""
-  text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
-  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def read_bytes(path: str | os.PathLike[str], most_bytes: int | None = None) -> bytes:
+  """All of a regular file.
+
+  Args:
+    path: The file.
+    most_bytes: How large it may be; None sets no limit.
+
+  Raises:
+    OSError: If it cannot be read.
+    ValueError: If it is a folder, a pipe or a device, or larger.
+  """
+  with open(open_regular(path), "rb") as file:
+    size = os.fstat(file.fileno()).st_size
+    if most_bytes is not None and size > most_bytes:
+      raise ValueError(
+        f"{path}: expected a file of at most {most_bytes / 1e6:,.0f} MB, got "
+        f"{size / 1e6:,.0f} MB"
+      )
+    return file.read() if most_bytes is None else file.read(most_bytes)
+
+
+def _expect_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+  if not stat.S_ISREG(status.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    raise ValueError(f"{path}: expected a file, got {kind}")
+
+
+def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A path whose leading ~ or ~user is the home folder that it stands for.
+
+  Raises:
+    ValueError: If there is no such user.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ValueError(f"{path}: expected the name of a user behind ~") from error
 
 
 def import_path() -> str:

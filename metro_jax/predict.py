@@ -39,6 +39,7 @@ from metro_jax.inference import batch, body_files
 from metro_jax.inference.body_files import Body
 from metro_jax.outputs import Outputs
 from metro_jax.rendering.overlay import Box
+from metro_jax.text_files import printable
 from metro_jax.training import bucket
 
 FLAGS = flags.FLAGS
@@ -94,12 +95,12 @@ def make_predictor(run: runs.Run, mirrored: bool = False) -> batch.Predictor:
 def notes(jobs: Sequence[batch.Job], matched: boxes.Matched | None) -> list[str]:
   """Lines about pictures and boxes that are not as their user may expect."""
   lines = [
-    f"{files.shown(job.path)}: too long a name; its files are called {job.names.stem}"
+    f"{job.path}: too long a name; its files are called {job.names.stem}"
     for job in jobs
     if not job.names.stem.startswith(job.path.stem)
   ]
-  if matched is not None and matched.unused:
-    lines.append(boxes.describe_unused(matched.unused))
+  if matched is not None and matched.absent:
+    lines.append(f"boxes: {boxes.say(matched.absent)}")
   return lines
 
 
@@ -110,7 +111,7 @@ def summary(
   folder: object,
 ) -> str:
   """What was done, left out and passed over."""
-  into = files.shown(str(folder))
+  into = printable(str(folder))
   lines = [f"Predicted {report.done} of {len(found.pictures)} pictures into {into}"]
   left_out = report.kinds + collections.Counter(listing=len(found.refused))
   if left_out.total():
@@ -136,7 +137,7 @@ def main(arguments: list[str]) -> int:
   found = photographs.find(arguments, lambda folder: Outputs(folder, COMMAND).wrote)
   matched = None
   if FLAGS.boxes:
-    matched = boxes.match(boxes.read(files.expanded(FLAGS.boxes)), found.pictures)
+    matched = boxes.match(boxes.read(files.expand_home(FLAGS.boxes)), found.pictures)
   jobs = batch.plan(found.pictures, matched.entries if matched else None)
   with bucket.RunFolder(output, fetched=[outputs.LEDGER]) as folder:
     place = Outputs(folder.local, COMMAND, folder.address)
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> int:
         f"--hand: expected a network of hands, {workdir} has one of bodies"
       )
     for line in [*found.refused, *notes(jobs, matched)]:
-      print(f"{COMMAND}: {line}", file=sys.stderr)
+      print(f"{COMMAND}: {printable(line)}", file=sys.stderr)
     options = batch.Options(place, FLAGS.box_scale, FLAGS.focal_px)
     report = batch.predict_all(jobs, make_predictor(run, left), options)
   print(summary(found, matched, report, folder.address))

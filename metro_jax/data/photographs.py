@@ -3,7 +3,6 @@
 import collections
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from metro_jax import files
 from metro_jax.data import augment
 from metro_jax.data.boxes import Corners
 from metro_jax.rendering.overlay import Box, whole_picture
+from metro_jax.text_files import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Ours = Callable[[pathlib.Path], Callable[[str], bool]]
@@ -72,9 +72,9 @@ def find(paths: Iterable[str | os.PathLike[str]], ours: Ours | None = None) -> F
   found = Found([], collections.Counter(), [])
   known: set[str] = set()
   for name in given:
-    path = files.expanded(name)
+    path = _expanded(name)
     if "://" in name and not path.exists():
-      found.refused.append(f"{files.shown(name)}: expected a path, got an address")
+      found.refused.append(f"{printable(name)}: expected a path, got an address")
       continue
     inside = _list(path, ours, found) if os.path.isdir(path) else [path]
     for picture in inside:
@@ -86,6 +86,11 @@ def find(paths: Iterable[str | os.PathLike[str]], ours: Ours | None = None) -> F
   return found
 
 
+def _expanded(name: str) -> pathlib.Path:
+  """A path with the home folder for ~, unless a file begins so."""
+  return pathlib.Path(name if os.path.lexists(name) else os.path.expanduser(name))
+
+
 def _list(folder: pathlib.Path, ours: Ours | None, found: Found) -> list[pathlib.Path]:
   """The folder's pictures; the rest is counted in `found`."""
   try:
@@ -93,7 +98,7 @@ def _list(folder: pathlib.Path, ours: Ours | None, found: Found) -> list[pathlib
     is_ours = ours(folder) if ours is not None else None
     return [path for path in inside if _is_meant(path, is_ours, found.passed_over)]
   except OSError as error:
-    found.refused.append(f"{files.shown(folder)}: {error.strerror or error}")
+    found.refused.append(f"{printable(str(folder))}: {error.strerror or error}")
     return []
 
 
@@ -119,11 +124,11 @@ def _is_meant(
 
 def count_kinds(counts: collections.Counter[str]) -> str:
   """Counts by kind in words, largest first: "3 .heic, 1 folders"."""
-  return ", ".join(f"{count:,} {files.shown(k)}" for k, count in counts.most_common())
+  return ", ".join(f"{count:,} {printable(k)}" for k, count in counts.most_common())
 
 
 def _nothing_found(given: Sequence[str], found: Found) -> str:
-  named = ", ".join(map(files.shown, given)) or "nothing"
+  named = ", ".join(map(printable, given)) or "nothing"
   expected = f"expected image files or folders with {' '.join(SUFFIXES)}"
   over = count_kinds(found.passed_over)
   more = [f"passed over {over}"] if over else []
@@ -146,9 +151,7 @@ def read(
     ValueError: If it cannot be read, naming the file.
   """
   try:
-    if not stat.S_ISREG(path.stat().st_mode):
-      raise ValueError(f"{path}: expected an image, got no regular file")
-    data = path.read_bytes()
+    data = files.read_bytes(path)
   except OSError as error:
     raise ValueError(f"{path}: {error.strerror or error}") from error
   image, reason = _decode(data)

@@ -23,6 +23,7 @@ from metro_jax.inference.output_names import PictureNames
 from metro_jax.outputs import Outputs
 from metro_jax.rendering import overlay
 from metro_jax.rendering.overlay import Box
+from metro_jax.text_files import one_line, printable
 
 JPEG_QUALITY = 92
 SHEET_COLUMNS = 5
@@ -73,7 +74,7 @@ class Report:
 
   def fail(self, kind: str, path: pathlib.Path, reason: str) -> None:
     """Notes and prints a failure."""
-    self.failures.append(f"{files.shown(path)}: {reason}")
+    self.failures.append(f"{printable(str(path))}: {reason}")
     self.kinds[kind] += 1
     _say(self.failures[-1])
 
@@ -187,13 +188,12 @@ def _step(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-  text = " ".join(str(error).split())
-  known = isinstance(error, ValueError | OSError | cv2.error) and text
-  return text if known else f"{type(error).__name__} {text}".strip()
+  known = isinstance(error, ValueError | OSError | cv2.error) and str(error)
+  return one_line(error if known else f"{type(error).__name__} {error}")
 
 
 def _say(text: str) -> None:
-  tqdm.tqdm.write(f"predict: {files.shown(text)}", file=sys.stderr)
+  tqdm.tqdm.write(f"predict: {printable(text)}", file=sys.stderr)
 
 
 def _write_sheet(

@@ -86,7 +86,7 @@ class RunFolder:
     must_arrive: bool = True,
   ):
     away = orbax_folder.is_address(address)
-    self.local = files.expanded(tempfile.gettempdir() if away else address)
+    self.local = files.expand_home(tempfile.gettempdir() if away else address)
     self.address = orbax_folder.as_folder(address) if away else self.local
     self._copies = away and here
     self._fetched, self._must_arrive = fetched, must_arrive

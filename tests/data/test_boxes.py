@@ -27,7 +27,7 @@ def test_boxes_are_read_by_picture_name(tmp_path):
     ('{"a.jpg": [[1, 2, 3, 1' + "0" * 400 + "]]}", "a.jpg: expected"),
     ('{"a.jpg": [[1, 2, 3, 4, 5, 6]]}', "a.jpg: expected"),
     ('{"a.jpg": [1, 2, 3, 4]}', "a.jpg: expected a list of .* got 1"),
-    ('{"a.jpg": [[1, 2, 3, 4]], "a.jpg": []}', "each name once, got 'a.jpg'"),
+    ('{"a.jpg": [[1, 2, 3, 4]], "a.jpg": []}', "every key once, got 'a.jpg'"),
     ("[" * 100_000, "boxes.json"),
   ],
 )
@@ -86,19 +86,21 @@ def test_the_path_as_given_goes_before_the_end_of_another():
 def test_not_listed_nobody_and_no_such_picture_are_three_things():
   pictures = [pathlib.Path(f"{name}.jpg") for name in "abc"]
   found = boxes.match({"a.jpg": [], "c.jpg": FIRST, "d.jpg": SECOND}, pictures)
-  assert found == boxes.Matched([[], None, FIRST], ["d.jpg"])
-  assert boxes.describe_unused(found.unused).endswith("fit no picture (1): d.jpg")
+  assert found == boxes.Matched(
+    [[], None, FIRST], ["'d.jpg' means no picture; nearest is c.jpg"]
+  )
   assert boxes.match({}, pictures).entries == [None] * 3
 
 
 @pytest.mark.parametrize(
   ("given", "message"),
   [
-    ({"1.jpg": FIRST}, "1.jpg' fits several pictures, photos/cam1/1.jpg, photos/cam2"),
-    ({"1": FIRST}, r"fit no picture \(1\): 1; the pictures are photos/cam1"),
-    ({"2.jpg": FIRST, "": FIRST}, r"fit no picture \(2\): 2.jpg"),
-    ({"am1/1.jpg": FIRST}, "fit no picture"),
-    ({"cam1/1.jpg": FIRST, "photos/cam1/1.jpg": SECOND}, "one entry for photos/cam1/1"),
+    ({"1.jpg": FIRST}, "'1.jpg' means several pictures: photos/cam1/1.jpg, photos"),
+    ({"1": FIRST}, "'1' means no picture; nearest is photos/cam1/1.jpg"),
+    ({"2.jpg": FIRST, "": FIRST}, "'2.jpg' means no picture.*; '' means no picture"),
+    ({f"{i}.png": FIRST for i in range(9)}, "'4.png' means no .*; and 4 more$"),
+    ({"am1/1.jpg": FIRST}, "means no picture"),
+    ({"cam1/1.jpg": FIRST, "photos/cam1/1.jpg": SECOND}, "both mean .* photos/cam1/1"),
   ],
 )
 def test_a_name_of_several_pictures_or_names_of_none_are_refused(given, message):

@@ -155,9 +155,9 @@ def test_a_file_that_is_no_picture_is_named_for_what_it_is(tmp_path, content, me
 
 def test_only_regular_files_are_read(tmp_path):
   os.mkfifo(tmp_path / "x.jpg")
-  for path in (tmp_path / "x.jpg", photographs.pathlib.Path("/dev/zero")):
-    with pytest.raises(ValueError, match="no regular file"):
-      photographs.read(path)
+  for path, kind in ((tmp_path / "x.jpg", "pipe"), ("/dev/zero", "device")):
+    with pytest.raises(ValueError, match=f"expected a file, got a {kind}"):
+      photographs.read(photographs.pathlib.Path(path))
 
 
 def test_boxes_become_enlarged_squares_around_the_same_middle():
