@@ -26,7 +26,6 @@ into a folder is not taken for a picture of it.
 
 import collections
 import sys
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -92,18 +91,6 @@ def make_predictor(run: runs.Run, mirrored: bool = False) -> batch.Predictor:
   return predict
 
 
-def notes(jobs: Sequence[batch.Job], matched: boxes.Matched | None) -> list[str]:
-  """Lines about pictures and boxes that are not as their user may expect."""
-  lines = [
-    f"{job.path}: too long a name; its files are called {job.names.stem}"
-    for job in jobs
-    if not job.names.stem.startswith(job.path.stem)
-  ]
-  if matched is not None and matched.absent:
-    lines.append(f"boxes: {boxes.say(matched.absent)}")
-  return lines
-
-
 def summary(
   found: photographs.Found,
   matched: boxes.Matched | None,
@@ -148,8 +135,11 @@ def main(arguments: list[str]) -> int:
       raise ValueError(
         f"--hand: expected a network of hands, {workdir} has one of bodies"
       )
-    for line in [*found.refused, *notes(jobs, matched)]:
-      print(f"{COMMAND}: {printable(line)}", file=sys.stderr)
+    remarks = [*found.refused]
+    if matched and matched.absent:
+      remarks.append(f"boxes: {boxes.say(matched.absent)}")
+    for line in remarks:
+      print(f"{COMMAND}: {line}", file=sys.stderr)
     options = batch.Options(place, FLAGS.box_scale, FLAGS.focal_px)
     report = batch.predict_all(jobs, make_predictor(run, left), options)
   print(summary(found, matched, report, folder.address))

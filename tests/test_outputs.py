@@ -1,9 +1,10 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from metro_jax import outputs
+from metro_jax import benchmark, dryrun, outputs
 from metro_jax.outputs import Outputs
 
 
@@ -130,3 +131,15 @@ def test_names_of_every_kind_are_noted(tmp_path):
   lines = (tmp_path / outputs.LEDGER).read_text().splitlines()
   entries = [json.loads(line) for line in lines if line]
   assert [entry["name"] for entry in entries] == names * 2
+
+
+@pytest.mark.parametrize("command", [benchmark, dryrun])
+def test_a_json_file_that_is_somebody_elses_is_said_before_the_work(
+  tmp_path, monkeypatch, command
+):
+  path = tmp_path / "measured.json"
+  path.write_text("the user's")
+  monkeypatch.setattr(command, "FLAGS", SimpleNamespace(json=str(path)))
+  with pytest.raises(FileExistsError, match=r"measured\.json: expected no file"):
+    command.main([])
+  assert path.read_text() == "the user's"

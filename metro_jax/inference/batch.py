@@ -144,6 +144,8 @@ def predict_all(jobs: Sequence[Job], predict: Predictor, options: Options) -> Re
         break
       continue
     report.done += 1
+    if not job.names.stem.startswith(job.path.stem):
+      _say(f"{job.path}: too long a name; its files are called {job.names.stem}")
     if len(thumbnails) < MOST_ON_SHEET:
       thumbnails[job.names.stem] = thumbnail
   if len(thumbnails) > 1:
