@@ -73,7 +73,7 @@ def find(paths: Iterable[str | os.PathLike[str]], ours: Ours | None = None) -> F
   known: set[str] = set()
   for name in given:
     path = _expanded(name)
-    if "://" in name and not path.exists():
+    if "://" in name and not os.path.lexists(path):
       found.refused.append(f"{printable(name)}: expected a path, got an address")
       continue
     inside = _list(path, ours, found) if os.path.isdir(path) else [path]

@@ -90,12 +90,13 @@ def test_addresses_and_folders_that_cannot_be_listed_leave_the_others(
     return listed(folder)
 
   monkeypatch.setattr(photographs.pathlib.Path, "iterdir", iterdir)
-  given = [tmp_path / "closed", "https://x.org/b.jpg", "gs://x/b.jpg", tmp_path]
+  long = "https://x.org/" + "b" * 300
+  given = [tmp_path / "closed", long, "gs://x/b.jpg", tmp_path]
   found = photographs.find(given)
   assert found.pictures == [tmp_path / "a.jpg"]
   assert found.refused == [
     f"{tmp_path}/closed: Permission denied",
-    "https://x.org/b.jpg: expected a path, got an address",
+    f"{long}: expected a path, got an address",
     "gs://x/b.jpg: expected a path, got an address",
   ]
   with pytest.raises(ValueError, match=r"closed; .*closed: Permission denied"):
