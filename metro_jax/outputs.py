@@ -68,8 +68,7 @@ class Outputs:
       OSError: If the folder cannot be written into.
     """
     self.folder.mkdir(parents=True, exist_ok=True)
-    place = {"prefix": ".", "suffix": ".partial", "dir": self.folder}
-    with tempfile.TemporaryDirectory(**place) as made:
+    with tempfile.TemporaryDirectory(".partial", ".", self.folder) as made:
       yield pathlib.Path(made)
       written = sorted(pathlib.Path(made).iterdir())
       self._expect_free(self.folder, [path.name for path in written])

@@ -93,7 +93,7 @@ def _entry(place: str, boxes: Any) -> Entry:
   for box in boxes:
     if not _is_box(box):
       return f"{place}: expected {_EXPECTED}, got {text_files.short(box)}"
-  return [tuple(map(float, box[:4])) for box in boxes]
+  return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1, *_ in boxes]
 
 
 def _is_box(box: Any) -> bool:

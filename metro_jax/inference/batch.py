@@ -131,7 +131,8 @@ def predict_all(jobs: Sequence[Job], predict: Predictor, options: Options) -> Re
   expect_free(jobs, options.outputs)
   with options.outputs.adding():
     pass  # where nothing can be written, nothing need be predicted
-  report, thumbnails = Report(), {}
+  report = Report()
+  thumbnails: dict[str, Image] = {}
   bar = tqdm.tqdm(jobs, unit="picture", disable=not sys.stderr.isatty())
   for number, job in enumerate(bar, start=1):
     try:
