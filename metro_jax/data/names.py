@@ -168,7 +168,10 @@ def find_file(
     real = _real(path)
     if not any(pathlib.PurePath(real).is_relative_to(root) for root in roots):
       where = "" if real == os.path.abspath(path) else f", which is {real}"
-      raise ValueError(f"expected a file below {folder}, got {short(name)}{where}")
+      raise ValueError(
+        f"expected a name inside {folder}, got {short(name)}{where}; name the folder "
+        "of the pictures with --images"
+      )
     if os.path.lexists(path):
       return path
   return _find_alike(name, folder, real, roots)
