@@ -15,7 +15,7 @@ keypoints, and where the file names categories all that are no "person", are lef
 and counted; 12 keypoints without those of the face, as SPIN asks, is
 --option=min_limbs=12. Labels: 2D joints; hidden ones that are labelled count as much as
 visible ones. A coordinate names a pixel, whose middle is half a pixel on. The box is
-1.2 times the longer side of the annotated one, or goes around the keypoints without one.
+1.2 times the longer side of the annotated one; without one it goes around the joints.
 """
 
 import pathlib

@@ -44,9 +44,9 @@ def numbers(
     found = np.array("")
   if found.dtype.kind not in "fiu" or (shapes and found.shape not in shapes):
     expected = " or ".join(map(str, shapes))
-    raise ValueError(
-      f"{name}: expected numbers{expected and ' '}{expected}, got {short(value)}"
-    )
+    numeric = found.dtype.kind in "fiu"
+    got = f"shape {found.shape}" if numeric else short(value)
+    raise ValueError(f"{name}: expected numbers{expected and ' '}{expected}, got {got}")
   return found
 
 
