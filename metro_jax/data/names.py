@@ -162,7 +162,7 @@ def find_file(
   """
   if not spelling(name) or "\0" in name:
     raise ValueError(f"expected the name of a file in {folder}, got {short(name)}")
-  roots = [os.path.realpath(root) for root in (folder, *others)]
+  roots = [_real_folder(str(root)) for root in (folder, *others)]
   for text in _readings(name):
     path = folder / text
     real = _real(path)
