@@ -68,11 +68,11 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     OSError: If it cannot be opened.
     ValueError: If it is a folder, a pipe or a device, naming it.
   """
-  _expect_regular(path, os.stat(path))
+  expect_regular(path)
   # Should it become a pipe meanwhile, opening it does not wait.
   descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
   try:
-    _expect_regular(path, os.fstat(descriptor))
+    expect_regular(path, os.fstat(descriptor))
   except ValueError:
     os.close(descriptor)
     raise
@@ -100,7 +100,20 @@ def read_bytes(path: str | os.PathLike[str], most_bytes: int | None = None) -> b
     return file.read() if most_bytes is None else file.read(most_bytes)
 
 
-def _expect_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+def expect_regular(
+  path: str | os.PathLike[str], status: os.stat_result | None = None
+) -> None:
+  """Refuses what is no file, without opening it.
+
+  Args:
+    path: The file, or a link to it.
+    status: Of the file, if it is known.
+
+  Raises:
+    OSError: If it is not there.
+    ValueError: If it is a folder, a pipe or a device, naming it.
+  """
+  status = os.stat(path) if status is None else status
   if not stat.S_ISREG(status.st_mode):
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
     raise ValueError(f"{path}: expected a file, got {kind}")

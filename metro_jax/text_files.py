@@ -134,7 +134,7 @@ def parse_json(data: bytes, where: str, *, unique_keys: bool = False) -> Any:
   except RecursionError:
     raise ValueError(f"{where}: bad JSON: too many lists in lists") from None
   except ValueError as error:  # a key twice, a number of thousands of digits
-    raise ValueError(f"{where}: {error}") from error
+    raise ValueError(f"{where}: bad JSON: {error}") from error
 
 
 def read_json(path: str | os.PathLike[str], *, unique_keys: bool = False) -> Any:

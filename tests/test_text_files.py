@@ -39,7 +39,7 @@ def test_nan_and_infinity_are_numbers():
     (b"[1,\n2", r"x: bad JSON: Expecting ',' delimiter at line 2, column 2"),
     (b"", "x: bad JSON: Expecting value at column 1"),
     (b"[" * 100_000, "x: bad JSON: too many lists in lists"),
-    (b"9" * 5_000, "x: Exceeds the limit"),
+    (b"9" * 5_000, "x: bad JSON: Exceeds the limit"),
   ],
 )
 def test_what_is_something_else_is_named(content, said):
@@ -51,7 +51,9 @@ def test_what_is_something_else_is_named(content, said):
 def test_a_key_twice_is_refused_where_asked():
   data = b'{"a": 1, "b": 2, "a": 3}'
   assert text_files.parse_json(data, "x") == {"a": 3, "b": 2}
-  with pytest.raises(ValueError, match="x: expected every key once, got 'a' twice"):
+  with pytest.raises(
+    ValueError, match="x: bad JSON: expected every key once, got 'a' twice"
+  ):
     text_files.parse_json(data, "x", unique_keys=True)
 
 

@@ -167,13 +167,16 @@ def find_file(
   """
   if not spelling(name) or "\0" in name:
     raise ValueError(f"expected the name of a file in {folder}, got {short(name)}")
-  roots = [os.path.realpath(root) for root in (folder, *others)]
+  roots = [_real_folder(str(root)) for root in (folder, *others)]
   for text in _readings(name):
     path = folder / text
     real = _real(path)
     if not any(pathlib.PurePath(real).is_relative_to(root) for root in roots):
       where = "" if real == os.path.abspath(path) else f", which is {real}"
-      raise ValueError(f"expected a file below {folder}, got {short(name)}{where}")
+      raise ValueError(
+        f"expected a name inside {folder}, got {short(name)}{where}; name the folder "
+        "of the pictures with --images"
+      )
     if os.path.lexists(path):
       return path
   return _find_alike(name, folder, real, roots)

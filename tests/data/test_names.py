@@ -128,7 +128,7 @@ def test_names_of_files_elsewhere_are_refused(tmp_path):
   wrong = ["../private/x.jpg", "..\\private\\x.jpg", f"{tmp_path}/private/x.jpg"]
   wrong += ["link.jpg", "links/x.jpg", "links\\x.jpg", "/etc/passwd", "~root/x.jpg"]
   for name in wrong:
-    with pytest.raises(ValueError, match=r"expected a file below .*mine, got '"):
+    with pytest.raises(ValueError, match=r"expected a name inside .*mine, got '"):
       names.find_file(name, mine)
   assert names.find_file("own.jpg", mine).read_text() == "mine/photos/17.jpg"
   others = [tmp_path / "private"]
