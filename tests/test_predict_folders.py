@@ -307,7 +307,7 @@ def walk(tmp_path, command, capfd, monkeypatch, seeds):
 
 
 def test_folders_of_all_kinds_quick(tmp_path, command, capfd, monkeypatch):
-  walk(tmp_path, command, capfd, monkeypatch, range(20))
+  walk(tmp_path, command, capfd, monkeypatch, range(14))
 
 
 @pytest.mark.slow
