@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from metro_jax import command_line, files
+from metro_jax import command_line, files, outputs
 from metro_jax import config as base
 from metro_jax.benchmarking import report, suite
 from metro_jax.planning import stand_in
@@ -77,12 +77,15 @@ def benchmark(
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
   command_line.keep_memory()
+  if FLAGS.json:
+    outputs.expect_free(files.expand_home(FLAGS.json), "benchmark")
   old = report.read(pathlib.Path(FLAGS.compare).expanduser()) if FLAGS.compare else None
   profile = pathlib.Path(FLAGS.profile).expanduser() if FLAGS.profile else None
   found = benchmark(FLAGS.config, FLAGS.seconds, FLAGS.sections, profile)
   print(report.text(found, old))
   if FLAGS.json:
-    files.write_json(pathlib.Path(FLAGS.json).expanduser(), found)
+    with outputs.replacing(files.expand_home(FLAGS.json), "benchmark") as partial:
+      files.write_json(partial, found)
 
 
 if __name__ == "__main__":

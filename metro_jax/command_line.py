@@ -1,6 +1,7 @@
 """How every command starts and fails: flags, then work, or one line and exit code 1."""
 
 import ctypes
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
       arguments = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, *USER_ERRORS) as error:
       sys.exit(f"{name}: {_one_line(error)}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files are of any letters
+      sys.stdout.reconfigure(errors="backslashreplace")
     if flags.FLAGS["verbosity"].using_default_value:
       logging.set_verbosity(logging.WARNING)  # libraries narrate at INFO
     return arguments

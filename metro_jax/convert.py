@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from metro_jax import command_line
+from metro_jax import command_line, outputs
 from metro_jax import config as base
 from metro_jax.evaluation import runs
 from metro_jax.models import setup
@@ -86,11 +86,14 @@ def to_file(
 
   Raises:
     FileNotFoundError: If there is no run or no such checkpoint.
+    FileExistsError: If the output is a file that this command did not write.
     ValueError: If the checkpoint is damaged or the ending is another.
   """
   weight_files.expect_writable(output)
+  outputs.expect_free(output, "convert")
   run = runs.load(workdir, which)
-  weight_files.write(output, torch_metro.to_state_dict(run.variables))
+  with outputs.replacing(output, "convert") as partial:
+    weight_files.write(partial, torch_metro.to_state_dict(run.variables))
   return run.step
 
 

@@ -7,13 +7,12 @@ Result: Whether it fits, memory, operations, bytes, exchanges, and bounds on spe
         TPU slices need libtpu (pip install 'metro_jax[tpu]'), no TPU and no data.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from metro_jax import command_line, files
+from metro_jax import command_line, files, outputs
 from metro_jax import config as base
 from metro_jax.data import datasets
 from metro_jax.planning import cautions, plan, stand_in, table, targets
@@ -102,6 +101,8 @@ def dryrun(
 
 def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
+  if FLAGS.json:
+    outputs.expect_free(files.expand_home(FLAGS.json), "dryrun")
   config = FLAGS.config
   plans = dryrun(
     config, FLAGS.topologies, FLAGS.batch_per_chip, FLAGS.largest, FLAGS.exact
@@ -114,7 +115,8 @@ def main(arguments: list[str]) -> int:
     found.append(table.values(one, examples, notes))
   print(table.rows(plans, examples))
   if FLAGS.json:
-    files.write_json(pathlib.Path(FLAGS.json).expanduser(), found)
+    with outputs.replacing(files.expand_home(FLAGS.json), "dryrun") as partial:
+      files.write_json(partial, found)
   return 0 if all(one.fits for one in plans) else 2
 
 

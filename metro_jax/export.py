@@ -29,7 +29,7 @@ import numpy as np
 import safetensors.numpy
 from absl import flags
 
-from metro_jax import command_line, files
+from metro_jax import command_line, files, outputs
 from metro_jax.evaluation import (
   assessment,
   inference,
@@ -37,6 +37,7 @@ from metro_jax.evaluation import (
   run_exported,
   runs,
 )
+from metro_jax.outputs import Outputs
 from metro_jax.training import bucket, orbax_folder, patience
 from metro_jax.weights import torch_metro, weight_files
 
@@ -47,6 +48,12 @@ IMAGE_TYPES = ("uint8", "float32")
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # metres; far above float32 noise, far below anything visible
 LICENCE = "Apache-2.0 for code; these weights follow the data they were trained on"
+WEIGHT_FILES = {
+  "safetensors": "parameters.safetensors",
+  "npz": "parameters.npz",
+  "torch": "metro_state_dict.bin",
+}
+CARD_FILES = ("README.md", "model.json")
 FLAGS = flags.FLAGS
 Flat = dict[str, np.ndarray]
 
@@ -82,7 +89,7 @@ def define_flags() -> None:
 
 
 def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
-  """Writes an export, reads it back and compares.
+  """Writes an export, reads it back and compares; only then is it in the folder.
 
   Args:
     run: The network and its parameters.
@@ -95,21 +102,30 @@ def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
 
   Raises:
     ValueError: If what was read back differs by more than it may.
+    FileExistsError: If a file would take the place of one that export did not write.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   flat = flatten(run.variables)
-  if choice.form == "stablehlo":
-    difference = _export_program(run, flat, folder, choice)
-    allowed = TOLERANCE
-  else:
-    difference = _export_weights(run, flat, folder, choice)
-    allowed = 0.0
-  if not difference <= allowed:
-    raise ValueError(
-      f"{folder}: expected the checkpoint back within {allowed:g}, got a difference "
-      f"of {difference:g}"
-    )
+  with Outputs(folder, "export").adding() as made:
+    if choice.form == "stablehlo":
+      difference = _export_program(run, flat, made, choice)
+      allowed = TOLERANCE
+    else:
+      difference = _export_weights(run, flat, made, choice)
+      allowed = 0.0
+    if not difference <= allowed:
+      raise ValueError(
+        f"{folder}: expected the checkpoint back within {allowed:g}, got a difference "
+        f"of {difference:g}"
+      )
   return difference
+
+
+def file_names(choice: Choice) -> list[str]:
+  """What an export's folder will hold."""
+  if choice.form != "stablehlo":
+    return [WEIGHT_FILES[choice.form], *CARD_FILES]
+  beside = ["parameters.npz"] if choice.parameters == "beside" else []
+  return ["network.bin", *beside, "run.py", *CARD_FILES]
 
 
 def flatten(variables: Any) -> Flat:
@@ -165,15 +181,14 @@ def _compare(
 def _export_weights(
   run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
 ) -> float:
+  path = folder / WEIGHT_FILES[choice.form]
   if choice.form == "torch":
-    back = _export_torch(run, folder)
+    back = _export_torch(run, path)
   elif choice.form == "safetensors":
-    path = folder / "parameters.safetensors"
     with files.replacing(path) as partial:
       safetensors.numpy.save_file(flat, partial, _metadata(run, choice))
     back = safetensors.numpy.load_file(path)
   else:
-    path = folder / "parameters.npz"
     _write_npz(path, flat)
     with np.load(path, allow_pickle=False) as stored:
       back = {name: stored[name] for name in stored.files}
@@ -184,8 +199,7 @@ def _export_weights(
   return float(np.max(gaps))
 
 
-def _export_torch(run: runs.Run, folder: pathlib.Path) -> Flat:
-  path = folder / "metro_state_dict.bin"
+def _export_torch(run: runs.Run, path: pathlib.Path) -> Flat:
   weight_files.write(path, torch_metro.to_state_dict(run.variables))
   stored = weight_files.read(path)
   return flatten(torch_metro.from_state_dict(stored, run.variables))
@@ -263,15 +277,17 @@ def main(arguments: list[str]) -> None:
   output = FLAGS.output or f"{workdir.rstrip('/')}/export/{FLAGS.format}"
   bucket.expect_usable(workdir, writes=False)
   bucket.expect_usable(output)
-  which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"
-  run = runs.load(workdir, which, averaged=averaged)
   choice = Choice(
     FLAGS.format, FLAGS.parameters, FLAGS.image_type, *measured_mm(workdir)
   )
-  with bucket.RunFolder(output) as folder:
+  names = file_names(choice)
+  which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"
+  with bucket.RunFolder(output, fetched=[outputs.LEDGER]) as folder:
+    Outputs(folder.local, "export", folder.address).expect_free(names)
+    run = runs.load(workdir, which, averaged=averaged)
     difference = export(run, folder.local, choice)
-    for path in sorted(folder.local.iterdir()):
-      print(f"{path.name:24}{path.stat().st_size / 1e6:10.2f} MB")
+    for name in sorted(names):
+      print(f"{name:24}{(folder.local / name).stat().st_size / 1e6:10.2f} MB")
   print(f"Read back and compared with step {run.step}: at most {difference:.3g} apart")
 
 

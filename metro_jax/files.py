@@ -1,14 +1,25 @@
-"""Writing files as a whole: a reader sees the old content or the new, never a half."""
+"""Files as a whole: written so that no reader sees a half, read only if they end."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+LONGEST_NAME = 255  # bytes; the limit of nearly all file systems
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a pipe",
+  stat.S_IFSOCK: "a socket",
+  stat.S_IFCHR: "a device",
+  stat.S_IFBLK: "a device",
+}
 
 
 @contextlib.contextmanager
@@ -24,6 +35,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  if len(os.fsencode(partial.name)) > LONGEST_NAME:
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    partial = path.with_name(f".{digest}.{os.getpid()}.partial")
   try:
     yield partial
     partial.replace(path)
@@ -42,6 +56,79 @@ def write_json(
   text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
   with replacing(path) as partial:
     partial.write_text(text)
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+  """Opens a file to read, and nothing else: pipes and devices can wait for ever.
+
+  Returns:
+    The descriptor.
+
+  Raises:
+    OSError: If it cannot be opened.
+    ValueError: If it is a folder, a pipe or a device, naming it.
+  """
+  expect_regular(path)
+  # Should it become a pipe meanwhile, opening it does not wait.
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+  try:
+    expect_regular(path, os.fstat(descriptor))
+  except ValueError:
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+def read_bytes(path: str | os.PathLike[str], most_bytes: int | None = None) -> bytes:
+  """All of a regular file.
+
+  Args:
+    path: The file.
+    most_bytes: How large it may be; None sets no limit.
+
+  Raises:
+    OSError: If it cannot be read.
+    ValueError: If it is a folder, a pipe or a device, or larger.
+  """
+  with open(open_regular(path), "rb") as file:
+    size = os.fstat(file.fileno()).st_size
+    if most_bytes is not None and size > most_bytes:
+      raise ValueError(
+        f"{path}: expected a file of at most {most_bytes / 1e6:,.0f} MB, got "
+        f"{size / 1e6:,.0f} MB"
+      )
+    return file.read() if most_bytes is None else file.read(most_bytes)
+
+
+def expect_regular(
+  path: str | os.PathLike[str], status: os.stat_result | None = None
+) -> None:
+  """Refuses what is no file, without opening it.
+
+  Args:
+    path: The file, or a link to it.
+    status: Of the file, if it is known.
+
+  Raises:
+    OSError: If it is not there.
+    ValueError: If it is a folder, a pipe or a device, naming it.
+  """
+  status = os.stat(path) if status is None else status
+  if not stat.S_ISREG(status.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    raise ValueError(f"{path}: expected a file, got {kind}")
+
+
+def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A path whose leading ~ or ~user is the home folder that it stands for.
+
+  Raises:
+    ValueError: If there is no such user.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ValueError(f"{path}: expected the name of a user behind ~") from error
 
 
 def import_path() -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from metro_jax import command_line, config
+from metro_jax import command_line, config, files
 from metro_jax.data import datasets
 from metro_jax.data.builders import prepared
 from metro_jax.data.readers import formats
@@ -71,20 +71,23 @@ def prepare(
     raise ValueError(f"--name: {name} is the dataset that we draw; choose another")
   source = source._replace(index_folder=data_dir / "indices")
   reader = formats.open_reader(format_name, source)
+  summary = prepared.build(reader, data_dir, name, source.split, workers, max_refused)
   for reason, count in getattr(reader, "left_out", {}).items():
     if count:  # no rows, by the format's own rules
       print(f"{name}/{source.split}: left out {count:,} {reason}")
-  return prepared.build(reader, data_dir, name, source.split, workers, max_refused)
+  return summary
 
 
 def describe(summary: prepared.Summary, folder: pathlib.Path) -> str:
   """What was read, kept and refused, for people."""
   refused = f", {summary.refused:,} refused (refused.tsv)" if summary.refused else ""
+  reasons = prepared.count_refused(folder) if summary.refused else {}
+  told = ", ".join(f"{count:,} for {field}" for field, count in reasons.items())
   return (
     f"{folder}: {summary.kept:,} of {summary.rows:,} rows{refused}; "
     f"{summary.joints_2d:,} with 2D joints, {summary.joints_3d:,} with 3D joints, "
     f"{summary.mesh:,} with pose and shape of a {summary.labels}; "
-    f"{summary.bytes / 1e6:,.1f} MB"
+    f"{summary.bytes / 1e6:,.1f} MB{told and '; refused: '}{told}"
   )
 
 
@@ -105,11 +108,11 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
 
 def main(arguments: list[str]) -> None:
   command_line.expect_no_arguments(arguments)
-  data_dir = pathlib.Path(FLAGS.data_dir).expanduser()
+  data_dir = files.expand_home(FLAGS.data_dir)
   source = formats.Source(
-    source=pathlib.Path(FLAGS.source).expanduser(),
+    source=files.expand_home(FLAGS.source),
     split=FLAGS.split,
-    images=pathlib.Path(FLAGS.images).expanduser() if FLAGS.images else None,
+    images=files.expand_home(FLAGS.images) if FLAGS.images else None,
     options=parse_options(FLAGS.option),
   )
   summary = prepare(

@@ -63,6 +63,17 @@ def test_there_and_back_is_bit_exact(run, state_dict, tmp_path, suffix):
     np.testing.assert_array_equal(back[key], value)
 
 
+def test_a_file_that_convert_did_not_write_stays(run, tmp_path):
+  path = tmp_path / "own.npz"
+  path.write_text("the user's")
+  with pytest.raises(FileExistsError, match=r"own\.npz: expected no file"):
+    convert.to_file(run, path)
+  assert path.read_text() == "the user's"
+  for _ in range(2):
+    convert.to_file(run, tmp_path / "new.npz")
+  assert weight_files.read(tmp_path / "new.npz")
+
+
 def test_a_checkpoint_through_pytorchs_file_is_the_same_bit_by_bit(
   config, run, tmp_path
 ):

@@ -10,7 +10,7 @@ import pytest
 import safetensors
 
 from configs import synthetic
-from metro_jax import export
+from metro_jax import export, outputs
 from metro_jax.body import joints
 from metro_jax.evaluation import inference, runs
 from metro_jax.models import setup
@@ -106,6 +106,20 @@ def test_pytorch_loads_the_torch_layout_into_layers(run, tmp_path):
   made = layer(torch.from_numpy(x)).detach().numpy()
   expected = x @ params["kernel"] + params["bias"]
   np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(run, tmp_path):
+  for _ in range(2):
+    export.export(run, tmp_path / "x", export.Choice("npz"))
+  made = {path.name for path in (tmp_path / "x").iterdir()} - {outputs.LEDGER}
+  assert made == set(export.file_names(export.Choice("npz")))
+  (tmp_path / "README.md").write_text("the user's")
+  with pytest.raises(
+    FileExistsError, match=r"README\.md: expected no file, or one that"
+  ):
+    export.export(run, tmp_path, export.Choice("npz"))
+  assert (tmp_path / "README.md").read_text() == "the user's"
+  assert {path.name for path in tmp_path.iterdir()} == {"x", "README.md"}
 
 
 def test_an_export_that_reads_back_differently_is_refused(run, tmp_path, monkeypatch):

@@ -7,8 +7,10 @@ import pytest
 import trimesh
 
 from metro_jax import config as base
-from metro_jax import predict
+from metro_jax import outputs, predict
 from metro_jax.body import joints
+from metro_jax.data import boxes as boxes_files
+from metro_jax.inference import batch, body_files
 from metro_jax.rendering.overlay import Box
 
 # A tetrahedron that stands for the body, half a metre large, around the origin.
@@ -18,7 +20,7 @@ VERTICES_M = np.array(
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)
 JOINTS_M = np.linspace(-0.2, 0.2, 14 * 3, dtype=np.float32).reshape(14, 3)
 CAMERA = np.array([0.8, 0.1, -0.05], np.float32)
-BODY = predict.Body(VERTICES_M, JOINTS_M, CAMERA, FACES, joints.J14)
+BODY = body_files.Body(VERTICES_M, JOINTS_M, CAMERA, FACES, joints.J14)
 
 
 def save(path, height=40, width=60):
@@ -27,7 +29,7 @@ def save(path, height=40, width=60):
   return path
 
 
-def run(paths, tmp_path, **options):
+def run(paths, tmp_path, boxes=None, out="out", **options):
   """Predicts the same body everywhere; returns failures and the squares asked for."""
   seen = []
 
@@ -35,15 +37,17 @@ def run(paths, tmp_path, **options):
     seen.append((image.shape, box))
     return BODY
 
-  options = predict.Options(tmp_path / "out", **options)
-  return predict.predict_all(paths, fake, options), seen
+  entries = boxes_files.match(boxes, paths).entries if boxes else None
+  folder = outputs.Outputs(tmp_path / out, "predict")
+  options = batch.Options(folder, **options)
+  return batch.predict_all(batch.plan(paths, entries), fake, options).failures, seen
 
 
 def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
   failures, seen = run([save(tmp_path / "a.png")], tmp_path)
   assert failures == []
   assert seen == [((40, 60, 3), Box(30.0, 20.0, 60.0))]  # padded to a square
-  names = {path.name for path in (tmp_path / "out").iterdir()}
+  names = {path.name for path in (tmp_path / "out").iterdir()} - {outputs.LEDGER}
   assert names == {"a_overlay.jpg", "a.glb", "a.obj", "a.npz"}
   drawn = cv2.imread(str(tmp_path / "out" / "a_overlay.jpg"))
   assert drawn.shape == (40, 60, 3)
@@ -133,7 +137,7 @@ def test_several_people_in_a_picture_are_numbered_and_drawn_together(tmp_path):
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
   (tmp_path / "x").mkdir()
   paths = [save(tmp_path / "a.png"), save(tmp_path / "x" / "a.png")]
-  assert predict.unique_names(paths) == ["a", "a-2"]
+  assert [job.names.stem for job in batch.plan(paths)] == ["a", "a-2"]
   run(paths, tmp_path)
   assert (tmp_path / "out" / "a-2.glb").exists()
 
@@ -142,14 +146,14 @@ def test_the_contact_sheet_shows_every_picture(tmp_path):
   paths = [save(tmp_path / f"{i}.png") for i in range(6)]
   run(paths, tmp_path)
   sheet = cv2.imread(str(tmp_path / "out" / "contact_sheet.jpg"))
-  gap = predict.THUMBNAIL_PX // 32
-  assert sheet.shape[1] == 5 * (predict.THUMBNAIL_PX + gap) + gap
-  assert sheet.shape[0] == 2 * (predict.THUMBNAIL_PX + gap + 22) + gap
+  gap = batch.THUMBNAIL_PX // 32
+  assert sheet.shape[1] == 5 * (batch.THUMBNAIL_PX + gap) + gap
+  assert sheet.shape[0] == 2 * (batch.THUMBNAIL_PX + gap + 22) + gap
 
 
 def test_boxes_file_and_prediction_agree_on_names(tmp_path):
   path = tmp_path / "boxes.json"
   path.write_text(json.dumps({"b.png": [[0, 0, 10, 10]]}))
-  boxes = predict.photographs.read_boxes(path)
+  boxes = boxes_files.read(path)
   _, seen = run([save(tmp_path / "b.png")], tmp_path, boxes=boxes, box_scale=1.0)
   assert seen[0][1] == Box(5.0, 5.0, 10.0)

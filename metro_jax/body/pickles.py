@@ -142,7 +142,8 @@ def _text(value: Any, where: str = "") -> str:
     value = array(value, where).item()
   if not isinstance(value, str | bytes):
     raise ValueError(f"expected texts, got {type(value).__name__}")
-  return value if isinstance(value, str) else value.decode()
+  # Names of files are of any bytes; where one is no text, only its row is bad.
+  return value if isinstance(value, str) else value.decode(errors="surrogateescape")
 
 
 def _check_size(path: pathlib.Path) -> None:

@@ -1,5 +1,7 @@
 """JPEG files to pixels, whole or reduced while they are decoded."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import simplejpeg
@@ -66,14 +68,43 @@ def _plain(jpeg: bytes, reduction: int) -> UInt8[np.ndarray, "h w 4"]:
   return simplejpeg.decode_jpeg(jpeg, "RGBA", min_factor=reduction, **least)
 
 
-def _has_exif(jpeg: bytes) -> bool:
-  """Whether a segment in front of the pixels holds EXIF data.
+def upright_size(jpeg: bytes, height: int, width: int) -> tuple[int, int]:
+  """Height and width as `bgr` and `rgba` give them.
 
-  A segment is two bytes of marker, two of its length without the marker, and content.
+  Args:
+    jpeg: The file's bytes.
+    height: Of the pixels as they are stored.
+    width: Likewise.
+  """
+  return (width, height) if _lies_on_its_side(jpeg) else (height, width)
+
+
+def _lies_on_its_side(jpeg: bytes) -> bool:
+  """Whether OpenCV turns the picture by a quarter; it is asked with a tiny one."""
+  segments = b"".join(_exif_segments(jpeg))
+  if not segments:
+    return False
+  low = cv2.imencode(".jpg", np.zeros((1, 2), np.uint8))[1].tobytes()
+  found = bgr(low[:2] + segments + low[2:])
+  return found.shape[0] > found.shape[1]
+
+
+def _has_exif(jpeg: bytes) -> bool:
+  return next(_exif_segments(jpeg), None) is not None
+
+
+def _exif_segments(jpeg: bytes) -> Iterator[bytes]:
+  """The segments in front of the pixels that hold EXIF data.
+
+  A segment is two bytes of marker, two of its length without the marker, and content;
+  bytes of 255 may stand before it.
   """
   place = 2
   while (marker := jpeg[place : place + 2]) not in _BEFORE_PIXELS:
+    if marker == b"\xff\xff":
+      place += 1
+      continue
+    end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4])
     if marker == _EXIF and jpeg.startswith(b"Exif", place + 4):
-      return True
-    place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])
-  return False
+      yield jpeg[place:end]
+    place = end

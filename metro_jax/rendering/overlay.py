@@ -223,6 +223,13 @@ def contact_sheet(
   return sheet
 
 
+def fitted(
+  image: UInt8[np.ndarray, "h w 3"], most_px: int
+) -> UInt8[np.ndarray, "_ _ 3"]:
+  """Returns a picture whose longer side is at most so many pixels."""
+  return _resized(image, min(1.0, most_px / max(image.shape[:2])))
+
+
 def _require_finite(place: str, values: np.ndarray) -> None:
   if not np.isfinite(values).all():
     raise ValueError(f"{place}: expected finite vertices and camera, got NaN or inf")
@@ -302,15 +309,19 @@ def _side_color(*names: str) -> tuple[int, int, int]:
 
 def _fit(image: np.ndarray, cell_px: int) -> np.ndarray:
   """Returns the image scaled into a square, centred on paper."""
-  height, width = image.shape[:2]
-  scale = cell_px / max(height, width)
-  size = (max(1, round(width * scale)), max(1, round(height * scale)))
-  small = cv2.resize(image, size, None, 0, 0, _resampling(scale < 1))
+  small = _resized(image, cell_px / max(image.shape[:2]))
+  height, width = small.shape[:2]
   cell = np.empty((cell_px, cell_px, 3), np.uint8)
   cell[:] = PAPER_RGB
-  top, left = (cell_px - size[1]) // 2, (cell_px - size[0]) // 2
-  cell[top : top + size[1], left : left + size[0]] = small
+  top, left = (cell_px - height) // 2, (cell_px - width) // 2
+  cell[top : top + height, left : left + width] = small
   return cell
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+  """Returns the image scaled; of a long strip at least one pixel is left."""
+  height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+  return cv2.resize(image, (width, height), None, 0, 0, _resampling(scale < 1))
 
 
 def _write(sheet: np.ndarray, text: str, left: int, baseline: int, width: int) -> None:

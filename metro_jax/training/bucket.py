@@ -11,11 +11,12 @@ import pathlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from absl import logging
 
+from metro_jax import files
 from metro_jax.training import orbax_folder, patience
 from metro_jax.training.orbax_folder import Folder
 
@@ -88,7 +89,7 @@ class RunFolder:
     may_copy: Callable[[], bool] = lambda: True,
   ):
     away = orbax_folder.is_address(address)
-    self.local = pathlib.Path(tempfile.gettempdir() if away else address).expanduser()
+    self.local = files.expand_home(tempfile.gettempdir() if away else address)
     self.address = orbax_folder.as_folder(address) if away else self.local
     self._copies = away and here
     self._fetched, self._must_arrive = fetched, must_arrive
@@ -135,9 +136,8 @@ class RunFolder:
     with self._lock:
       before, self._failure = self._failure, ""
       try:
-        for path in sorted(self.local.rglob("*")):
-          if path.is_file() and not path.name.endswith(".partial"):
-            self._copy(path)
+        for path in sorted(_finished(self.local)):
+          self._copy(path)
       except Exception as error:  # of several packages, without a common kind
         self._failure = _reason(error)
         if self._failure != before:
@@ -186,6 +186,15 @@ class RunFolder:
   def _run(self) -> None:
     while not self._stop.wait(EVERY_S):
       self.copy()
+
+
+def _finished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The files below a folder that nobody writes any more."""
+  for inside, folders, names in os.walk(folder):
+    folders[:] = [name for name in folders if not name.endswith(".partial")]
+    for name in names:
+      if not name.endswith(".partial"):
+        yield pathlib.Path(inside, name)
 
 
 def _mark(path: pathlib.Path) -> tuple[int, int]:

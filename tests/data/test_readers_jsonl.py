@@ -134,7 +134,7 @@ def test_a_missing_picture_is_named(tmp_path, line):
     reader_of(tmp_path, line | {"image": "b.jpg"}).read(0)
 
 
-@pytest.mark.parametrize("text", ["{'image': 1}", '{"image": NaN}', "[1, 2]", "\xff{"])
+@pytest.mark.parametrize("text", ["{'image': 1}", '{"image": nan}', "[1, 2]", "\xff{"])
 def test_a_line_that_is_no_object_says_so(tmp_path, line, text):
   reader = reader_of(tmp_path, line, text)
   with pytest.raises(ValueError, match=r"bad JSON|expected an object"):

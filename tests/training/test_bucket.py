@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from metro_jax import convert, evaluate, export, predict
+from metro_jax import convert, evaluate, export, outputs, predict
 from metro_jax import train as command
 from metro_jax.models import setup
 from metro_jax.training import bucket, checkpoint, state
@@ -142,7 +142,7 @@ def test_evaluate_predict_and_export_read_and_write_there(
   drawing = {"boxes": None, "box_scale": 1.2, "focal_px": 0.0, "hand": "right"}
   monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**given, **drawing))
   assert predict.main([str(tmp_path / "x.png")]) == 0
-  names = {"x.glb", "x.npz", "x.obj", "x_overlay.jpg"}
+  names = {"x.glb", "x.npz", "x.obj", "x_overlay.jpg", outputs.LEDGER}
   assert set(interrupted.names(FOLDER + "predictions/")) == {
     f"{FOLDER}predictions/{name}" for name in names
   }
@@ -160,6 +160,29 @@ def test_evaluate_predict_and_export_read_and_write_there(
   facts = json.loads(interrupted.read(f"{FOLDER}export/npz/model.json"))
   assert facts["step"] == 6 and facts["errors_mm"]["mpjpe_mm"] > 0
   assert scratch() == []
+
+
+def test_what_predict_did_not_write_there_stays(storage, tmp_path):
+  address = "gs://bucket/small/out"
+  storage.put("small/out/a.obj", b"the user's")
+  storage.put("small/out/empty.obj", b"")
+  for text in ("first", "second"):
+    with RunFolder(address, fetched=[outputs.LEDGER]) as folder:
+      place = outputs.Outputs(folder.local, "predict", folder.address)
+      place.expect_free(["b.obj", "empty.obj"])
+      with pytest.raises(FileExistsError, match=rf"{address}/a\.obj"):
+        place.expect_free(["a.obj"])
+      with place.adding() as made:
+        (made / "b.obj").write_text(text)
+        folder.copy()
+        assert not [name for name in storage.names("small/") if "partial" in name]
+    assert storage.read("small/out/b.obj") == text.encode()
+  assert storage.read("small/out/a.obj") == b"the user's"
+  storage.put("small/out/b.obj", b"changed")
+  with RunFolder(address, fetched=[outputs.LEDGER]) as folder:
+    place = outputs.Outputs(folder.local, "predict", folder.address)
+    with pytest.raises(FileExistsError, match=rf"{address}/b\.obj"):
+      place.expect_free(["b.obj"])
 
 
 def test_weights_are_converted_to_a_run_there_and_back(served, monkeypatch, tmp_path):

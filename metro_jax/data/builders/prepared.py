@@ -6,6 +6,7 @@ missing. Rows that are bad are left out and named in `refused.tsv`; too many sto
 build. The result is a dataset of tensorflow-datasets, which opens it like its own.
 """
 
+import collections
 import errno
 import hashlib
 import json
@@ -31,11 +32,13 @@ from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
 from metro_jax.data.readers.formats import expect_local
 from metro_jax.data.readers.reader import Reader
+from metro_jax.text_files import one_line
 
 VERSION = records.VERSION
 SUMMARY_FILE = "summary.json"
 REFUSED_FILE = "refused.tsv"
 _INFO_FILE = "dataset_info.json"
+_FIELD = re.compile(r"(?:annotation \d+: )?(\w+): ")  # that a reason begins with
 _NAME = re.compile(r"[A-Za-z0-9]\w*")
 _SHARD_ROWS = 2_000  # at least; about a second's work of one process
 _MOST_SHARDS = 128
@@ -298,10 +301,9 @@ class _Progress:
       return
     path = self._folder / REFUSED_FILE
     write_refused(path, refused)
-    named = "; ".join(f"{r.where}: {r.reason}" for r in refused[:_NAMED_ROWS])
     raise ValueError(
       f"{self._title}: {len(refused):,} of {self._rows:,} rows are bad so far, more "
-      f"than --max_refused={self._share:g} allows: {named}; all are in {path}"
+      f"than --max_refused={self._share:g} allows: {_some(refused)}; all are in {path}"
     )
 
   def summary(self, reader: Reader, name: str, split: str, fingerprint: str) -> Summary:
@@ -326,12 +328,34 @@ class _Progress:
     )
 
 
+def _some(refused: Sequence[Refused]) -> str:
+  """The first few, for a message."""
+  return "; ".join(
+    one_line(f"{row.where}: {row.reason}") for row in refused[:_NAMED_ROWS]
+  )
+
+
 def write_refused(path: pathlib.Path, refused: Sequence[Refused]) -> None:
   """Writes the rows that were refused: file and row, reason."""
-  with files.replacing(path) as hidden, open(hidden, "w") as file:
+  with files.replacing(path) as hidden, open(hidden, "w", encoding="utf-8") as file:
     for row in refused:
-      where, reason = (text.replace("\t", " ") for text in (row.where, row.reason))
-      file.write(f"{where}\t{reason}\n")
+      file.write(f"{one_line(row.where)}\t{one_line(row.reason)}\n")
+
+
+def count_refused(folder: pathlib.Path) -> dict[str, int]:
+  """How many rows of a built split were refused, by what was wrong with them.
+
+  Args:
+    folder: Of the split.
+
+  Returns:
+    Counts by the field that each reason names, most frequent first.
+  """
+  text = (folder / REFUSED_FILE).read_text(encoding="utf-8")
+  reasons = [line.partition("\t")[2] for line in text.splitlines()]
+  kinds = [_FIELD.match(reason) for reason in reasons]
+  counted = collections.Counter(kind[1] if kind else "others" for kind in kinds)
+  return dict(counted.most_common())
 
 
 def _finish(
@@ -342,10 +366,13 @@ def _finish(
   summary: Summary,
 ) -> None:
   """Writes what describes the shards."""
-  if summary.kept == 0:
-    raise ValueError(f"dataset {summary.name}/{summary.split}: no row was kept")
-  lengths = [progress.reports[shard].kept for shard in planned]
   write_refused(partial / REFUSED_FILE, progress.refused)
+  if summary.kept == 0:
+    raise ValueError(
+      f"dataset {summary.name}/{summary.split}: no row was kept: "
+      f"{_some(progress.refused)}; all are in {partial / REFUSED_FILE}"
+    )
+  lengths = [progress.reports[shard].kept for shard in planned]
   described = json.dumps(summary._asdict(), indent=2)
   (partial / SUMMARY_FILE).write_text(f"{described}\n")
   records.write_info(

@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from metro_jax.data import schema
+from metro_jax.data import jpegs, schema
 from metro_jax.data.schema import LabelSet
 
 MAX_PIXELS = 100_000_000
 MIN_BOX_PX = 1.0
 MAX_BOX_PICTURES = 20.0  # sides of a box in sides of its picture
+# No human's numbers are beyond; those of labels in other units are.
+MAX_EXTENT_M = 4.0  # between two joints, along an axis; arms spread reach 2.8 at most
+MAX_BETA = 15.0  # the tallest human ever is 13 of SMPL's standard deviations away
+MAX_TURN = 4 * np.pi  # of a joint, twice around
 
 
 def check(example: Mapping[str, Any], labels: LabelSet) -> None:
@@ -26,6 +30,7 @@ def check(example: Mapping[str, Any], labels: LabelSet) -> None:
   """
   schema.check_example(example, labels)
   _expect_types(example)
+  _expect_human(example)
   _expect_box(example, *picture_size(example["image"]))
 
 
@@ -39,7 +44,7 @@ def picture_size(jpeg: bytes) -> tuple[int, int]:
     jpeg: The file's bytes.
 
   Returns:
-    Height and width.
+    Height and width of the upright picture, which labels are of.
 
   Raises:
     ValueError: If it is not a whole JPEG, or too large.
@@ -63,7 +68,7 @@ def picture_size(jpeg: bytes) -> tuple[int, int]:
     )
   except ValueError as error:
     raise _broken(jpeg, error) from error
-  return height, width
+  return jpegs.upright_size(jpeg, height, width)
 
 
 def _broken(jpeg: bytes, why: object) -> ValueError:
@@ -83,6 +88,25 @@ def _expect_types(example: Mapping[str, Any]) -> None:
       raise ValueError(f"{name}: expected Unicode, got {value!r}") from error
   if not 0 <= example.get("gender", 0) < len(schema.GENDERS):
     raise ValueError(f"gender: expected an index below 3, got {example['gender']}")
+
+
+def _expect_human(example: Mapping[str, Any]) -> None:
+  """Refuses numbers that no human has, most often those of another unit."""
+  points_m = example["joints_3d_m"]
+  points_m = points_m[points_m[:, 3] > 0, :3]
+  if example["has_joints_3d"] and len(points_m):
+    extent = float(np.ptp(points_m, axis=0).max())
+    _expect_at_most("joints_3d_m", extent, MAX_EXTENT_M, "metres from joint to joint")
+  if example["has_mesh"]:
+    turns = np.linalg.norm(np.reshape(example["pose"], (-1, 3)), axis=1)
+    _expect_at_most("pose", float(turns.max()), MAX_TURN, "radians of a joint")
+    beta = float(np.abs(example["shape"]).max())
+    _expect_at_most("shape", beta, MAX_BETA, "standard deviations")
+
+
+def _expect_at_most(name: str, found: float, limit: float, what: str) -> None:
+  if found > limit:
+    raise ValueError(f"{name}: expected up to {limit:.3g} {what}, got {found:.4g}")
 
 
 def _expect_box(example: Mapping[str, Any], height: int, width: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from metro_jax.data.builders import records, row_checks
 from metro_jax.data.readers.reader import Reader
 from metro_jax.data.schema import Example
+from metro_jax.text_files import one_line
 
 _TOGETHER = 16  # more take more memory and hardly less time
 
@@ -94,7 +95,6 @@ def _where(reader: Reader, row: int) -> str:
 
 def reason(error: Exception) -> str:
   """What an error says, short and in one line."""
-  text = " ".join(str(error).split()) or type(error).__name__
-  if not isinstance(error, ValueError | OSError):
-    text = f"{type(error).__name__}: {text}"
-  return text if len(text) <= 300 else f"{text[:297]}..."
+  text = one_line(error)
+  named = isinstance(error, ValueError | OSError) or not str(error).strip()
+  return text if named else one_line(f"{type(error).__name__}: {text}")

@@ -4,6 +4,8 @@ import os
 import pathlib
 import weakref
 
+from metro_jax import files
+
 
 class FileBytes:
   """A file that each process opens when it first reads; pickles without that.
@@ -13,9 +15,11 @@ class FileBytes:
 
   Raises:
     FileNotFoundError: If it is not there.
+    ValueError: If it is a folder, a pipe or a device.
   """
 
   def __init__(self, path: pathlib.Path):
+    files.expect_regular(path)
     self.path = path
     self._stamp = stamp(path)
     self._descriptor: int | None = None
@@ -27,7 +31,7 @@ class FileBytes:
       ValueError: If the file was cut since it was opened.
     """
     if self._descriptor is None:
-      self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+      self._descriptor = files.open_regular(self.path)
       weakref.finalize(self, os.close, self._descriptor)
     data = os.pread(self._descriptor, size, start)
     if len(data) != size:

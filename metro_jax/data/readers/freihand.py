@@ -24,10 +24,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import orjson
 
+from metro_jax import text_files
 from metro_jax.data import schema
-from metro_jax.data.readers import geometry, pictures
+from metro_jax.data.readers import fields, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -64,9 +64,9 @@ def open_reader(source: Source) -> "FreiHandReader":
   if box not in BOXES:
     raise ValueError(f"--option box: expected {' or '.join(BOXES)}, got {box!r}")
   images = source.images or source.source / split / "rgb"
-  labels = _read_labels(source.source, split)
+  labels, problems = _read_labels(source.source, split)
   versions = _versions(source.options.get("versions", ""), images, labels, split)
-  return FreiHandReader(source.source, split, images, labels, versions, box)
+  return FreiHandReader(source.source, split, images, labels, problems, versions, box)
 
 
 class FreiHandReader:
@@ -78,6 +78,7 @@ class FreiHandReader:
     split: str,
     images: pathlib.Path,
     labels: Mapping[str, np.ndarray],
+    problems: Mapping[int, str],
     versions: Sequence[str],
     box: str,
   ):
@@ -85,6 +86,7 @@ class FreiHandReader:
     self.labels = schema.HAND
     self._images, self._split, self._box = images, split, box
     self._labels, self._versions = dict(labels), tuple(versions)
+    self._problems = dict(problems)
     self._hands = len(labels["K"])
 
   def __len__(self) -> int:
@@ -101,6 +103,8 @@ class FreiHandReader:
       ValueError, OSError: If it is bad, saying why.
     """
     hand = row % self._hands
+    if hand in self._problems:
+      raise ValueError(self._problems[hand])
     found = {name: values[hand] for name, values in self._labels.items()}
     points_m, mano = found.get("xyz"), found.get("mano")
     points_px = None if points_m is None else geometry.project(points_m, found["K"])
@@ -110,7 +114,7 @@ class FreiHandReader:
     return schema.make_example(
       schema.HAND,
       self.where(row),
-      pictures.read_jpeg(self._images / self._picture(row)),
+      pictures.read_named(self._picture(row), self._images),
       center_px,
       box_px,
       joints_2d_px=points_px if points_px is None else _known(points_px),
@@ -132,13 +136,16 @@ def _known(points: np.ndarray) -> np.ndarray:
   return geometry.with_confidence(points)
 
 
-def _read_labels(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
-  """The arrays of the JSON files that are there, as many rows in each."""
-  found = {}
+def _read_labels(
+  folder: pathlib.Path, split: str
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+  """The arrays of the JSON files that are there, and the hands with a bad row."""
+  found: dict[str, np.ndarray] = {}
+  problems: dict[int, str] = {}
   for name, shape in _SHAPES.items():
     path = folder / f"{split}_{name}.json"
     if path.is_file():
-      found[name] = _read_array(path, shape)
+      found[name] = _read_array(path, shape, problems)
     elif name == "K" or split == "training":
       raise FileNotFoundError(
         f"{path} is not there, which FreiHAND's {split} set needs"
@@ -148,17 +155,32 @@ def _read_labels(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     raise ValueError(
       f"{folder}: {split}: expected as many rows in every file, {counts}"
     )
+  return found, problems
+
+
+def _read_array(
+  path: pathlib.Path, shape: tuple[int, ...], problems: dict[int, str]
+) -> np.ndarray:
+  """A file's rows; zeros in place of those that are bad, which go to the problems."""
+  rows = text_files.read_json(path)
+  if not isinstance(rows, list):
+    raise ValueError(f"{path}: expected rows of numbers {shape}, got another value")
+  found, bad = np.zeros((len(rows), *shape), np.float32), {}
+  for number, row in enumerate(rows):
+    try:
+      # mano's rows are lists of one list
+      values = fields.numbers(path.stem, row, shape, (1, *shape), texts=True)
+      if np.isnan(values).any():
+        raise ValueError(f"{path.stem}: expected numbers, got NaN")
+      with np.errstate(over="ignore"):  # infinite numbers are refused row by row
+        found[number] = values.reshape(shape)
+    except ValueError as error:
+      bad[number] = str(error)
+  if bad and len(bad) == len(rows):
+    raise ValueError(f"{path}: expected rows of numbers {shape}; {bad[0]}")
+  for number, problem in bad.items():
+    problems.setdefault(number, problem)
   return found
-
-
-def _read_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
-  try:
-    rows = orjson.loads(path.read_bytes())
-    # mano's rows are lists of one list
-    found = np.array(rows, np.float64).reshape(len(rows), *shape)
-  except (orjson.JSONDecodeError, ValueError, TypeError) as error:
-    raise ValueError(f"{path}: expected rows of numbers {shape}; {error}") from error
-  return found.astype(np.float32)
 
 
 def _versions(

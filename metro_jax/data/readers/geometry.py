@@ -10,6 +10,7 @@ from metro_jax.data.schema import LabelSet
 
 # The side of a person's square box, in longer sides of what is labelled; SPIN's.
 BOX_MARGIN = 1.2
+SURE = 0.1  # a detector's joints of less are not drawn, let alone trusted
 # Names whose points are the same in SMPL's tree and in J24.
 SMPL_IN_J24 = tuple(
   name for name in joints.J24 if name in joints.SMPL24 and name not in joints.EXTRA14
@@ -76,6 +77,28 @@ def box_around(
   if not side > 0:
     raise ValueError("box: expected joints apart, got all in one place")
   return (low + high) / 2, side
+
+
+def box_around_joints(
+  joints_px: Float[np.ndarray, "n 3"], margin: float = BOX_MARGIN
+) -> tuple[Float[np.ndarray, "2"], float]:
+  """Middle and side of the square around the joints that somebody is sure of.
+
+  Args:
+    joints_px: x, y and confidence; those below `SURE` may lie anywhere.
+    margin: Side of the square in longer sides of the joints' rectangle.
+
+  Raises:
+    ValueError: If nobody is sure of any, with the number and the limit, or all are one.
+  """
+  confidence = joints_px[:, 2]
+  sure = confidence >= SURE
+  if not sure.any() and (confidence > 0).any():
+    raise ValueError(
+      f"box: expected a joint of confidence {SURE:g} or more to put it around, the "
+      f"surest has {confidence.max():g}"
+    )
+  return box_around(joints_px[sure, :2], margin)
 
 
 def turn_root(

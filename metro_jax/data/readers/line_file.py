@@ -1,9 +1,12 @@
 """A text file whose lines are read in any order."""
 
+import io
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from metro_jax import files, text_files
 from metro_jax.data.readers.file_bytes import FileBytes
 
 MAX_LINE_BYTES = 1 << 24
@@ -16,28 +19,43 @@ class LineFile:
     """Reads the file once, to find where its lines start.
 
     Args:
-      path: The file.
+      path: The file; of UTF-8, or UTF-16 and UTF-32 with a mark.
 
     Raises:
-      ValueError: If a line is longer than text would be.
+      ValueError: If a line is longer than text would be, or it is no text.
     """
     self.path = path
     self._bytes = FileBytes(path)
     starts, sizes, numbers = [], [], []
-    place = number = 0
-    with open(path, "rb") as file:
-      while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
+    with open(files.open_regular(path), "rb") as file:
+      start = file.read(8)
+      self._encoding, place = text_files.encoding_of(start)
+      text_files.expect_text(start, str(path))
+      file.seek(place)
+      for number, (size, blank) in enumerate(self._lines(file), 1):
+        if size > MAX_LINE_BYTES:
           raise ValueError(f"{path} line {number}: expected a line below 16 MB")
-        if line.strip():
+        if not blank:
           starts.append(place)
-          sizes.append(len(line))
+          sizes.append(size)
           numbers.append(number)
-        place += len(line)
+        place += size
     self._starts = np.array(starts, np.int64)
     self._sizes = np.array(sizes, np.int32)
     self._numbers = np.array(numbers, np.int32)
+
+  def _lines(self, file: io.BufferedReader) -> Iterator[tuple[int, bool]]:
+    """How many bytes each line has, and whether it is blank."""
+    if self._encoding == "utf-8":
+      while line := file.readline(MAX_LINE_BYTES + 1):
+        yield len(line), not line.strip()
+      return
+    # In UTF-16 the byte of a line's end is part of other letters, too.
+    with io.TextIOWrapper(
+      file, self._encoding, errors="surrogatepass", newline="\n"
+    ) as texts:
+      while text := texts.readline(MAX_LINE_BYTES + 1):
+        yield len(text.encode(self._encoding, "surrogatepass")), not text.strip()
 
   def __len__(self) -> int:
     return len(self._starts)
@@ -47,9 +65,10 @@ class LineFile:
     return int(self._numbers[row])
 
   def line(self, row: int) -> bytes:
-    """The bytes of a line.
+    """A line in UTF-8.
 
     Raises:
-      ValueError: If the file was cut since it was opened.
+      ValueError: If the file was cut since it was opened, or the line is no text.
     """
-    return self._bytes.read(int(self._starts[row]), int(self._sizes[row]))
+    data = self._bytes.read(int(self._starts[row]), int(self._sizes[row]))
+    return data if self._encoding == "utf-8" else data.decode(self._encoding).encode()

@@ -25,10 +25,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 
+from metro_jax import text_files
 from metro_jax.data import schema
-from metro_jax.data.readers import file_bytes, geometry, mpii_mat, pictures
+from metro_jax.data.readers import fields, file_bytes, geometry, mpii_mat, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -38,7 +38,8 @@ JOINTS = (
   *("L_Elbow", "L_Wrist"),
 )
 _FROM_ONE = 0.5  # MPII's first pixel has its middle at 1, ours at 0.5
-_BOX_PX = 1.25 * 200  # side, for a scale of 1
+_BOX_PX = 1.25 * fields.BOX_PX_PER_SCALE  # side, for a scale of 1
+_FROM_ONE_TO_PLACES = np.array([_FROM_ONE, _FROM_ONE, 0])
 _LOWER_PX = 15
 
 
@@ -47,8 +48,9 @@ class Person(NamedTuple):
 
   image: str
   joints: np.ndarray  # (16, 3) x, y, confidence
-  center: np.ndarray  # (2,), negative where it is not annotated
+  center: np.ndarray  # (2,), negative or NaN where it is not annotated
   scale: float  # height / 200 px
+  problem: str = ""  # why the annotation cannot be read
 
 
 def open_reader(source: Source) -> "MpiiReader":
@@ -81,14 +83,13 @@ class MpiiReader:
     self.labels = schema.BODY
     self._path, self._images = path, images
     self._stamp = file_bytes.stamp(path)
-    kept = [i for i, person in enumerate(people) if (person.joints[:, 2] > 0).any()]
+    kept = [i for i, one in enumerate(people) if one.problem or one.joints[:, 2].any()]
     self.left_out = {"people without joints": len(people) - len(kept)}
-    if not kept:
-      raise ValueError(f"{path}: expected people with joints, got none")
     self._numbers = np.array(kept, np.int32)
-    self._names = np.array([people[i].image.encode() for i in kept])
-    self._joints = np.array([people[i].joints for i in kept])
-    self._boxes = np.array([[*people[i].center, people[i].scale] for i in kept])
+    self._people = [people[i] for i in kept]
+    if all(person.problem for person in self._people):
+      told = f"; person {kept[0]}: {self._people[0].problem}" if kept else ""
+      raise ValueError(f"{path}: expected people with joints, got none{told}")
 
   def __len__(self) -> int:
     return len(self._numbers)
@@ -103,20 +104,19 @@ class MpiiReader:
     Raises:
       ValueError, OSError: If it is bad, saying why.
     """
-    name = self._names[row].decode()
-    joints = self._joints[row].copy()
-    joints[:, :2] -= _FROM_ONE
-    x, y, scale = self._boxes[row].tolist()
-    center_px, box_px = (
-      np.array([x, y + _LOWER_PX * scale]) - _FROM_ONE,
-      _BOX_PX * scale,
-    )
-    if x < 0 or not scale > 0:
-      center_px, box_px = geometry.box_around(joints[joints[:, 2] > 0, :2])
+    name, joints, (x, y), scale, problem = self._people[row]
+    if problem:
+      raise ValueError(problem)
+    joints = fields.known("joints", joints, JOINTS) - _FROM_ONE_TO_PLACES
+    if x >= 0 and np.isfinite(y) and scale > 0:
+      center_px = np.array([x, y + _LOWER_PX * scale]) - _FROM_ONE
+      box_px = _BOX_PX * scale
+    else:
+      center_px, box_px = geometry.box_around_joints(joints)
     return schema.make_example(
       schema.BODY,
       f"{name}/{self._numbers[row]}",
-      pictures.read_jpeg(pictures.inside(self._images, name)),
+      pictures.read_named(name, self._images),
       center_px,
       box_px,
       joints_2d_px=geometry.place(schema.BODY, JOINTS, joints),
@@ -127,26 +127,37 @@ def people_of_json(path: pathlib.Path) -> Iterator[Person]:
   """The people of a JSON file: a list of objects with joints, joints_vis and a box.
 
   Raises:
-    ValueError: If it is no such file, naming it and the person.
+    ValueError: If it is no such file, naming it.
   """
-  try:
-    rows = orjson.loads(path.read_bytes())
-  except orjson.JSONDecodeError as error:
-    raise ValueError(f"{path}: bad JSON: {error}") from error
+  rows = text_files.read_json(path)
   if not isinstance(rows, list):
     raise ValueError(f"{path}: expected a list of people, got {type(rows).__name__}")
-  for number, row in enumerate(rows):
-    where = f"{path} person {number}"
-    if not isinstance(row, dict):
-      raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-    joints = _numbers(row, "joints", (16, 2), where)
-    visible = np.sign(_numbers(row, "joints_vis", (16,), where)).clip(0)
-    yield Person(
-      str(row.get("image", "")),
-      geometry.with_confidence(joints * visible[:, None], visible),
-      _numbers(row, "center", (2,), where),
-      float(_numbers(row, "scale", (), where)),
-    )
+  for row in rows:
+    try:
+      yield _person(row)
+    except ValueError as error:
+      yield _unreadable(str(error))
+
+
+def _person(row: Any) -> Person:
+  if not isinstance(row, dict):
+    raise ValueError(f"expected an object, got {type(row).__name__}")
+  joints = _numbers(row, "joints", (16, 2))
+  visible = np.sign(_numbers(row, "joints_vis", (16,))).clip(0)
+  joints[visible == 0] = 0
+  image = row.get("image")
+  if not isinstance(image, str):
+    raise ValueError(f"image: expected the name of a picture, got {image!r}")
+  return Person(
+    image,
+    geometry.with_confidence(joints, visible),
+    _numbers(row, "center", (2,), unknown=-1.0),
+    float(_numbers(row, "scale", (), unknown=-1.0)),
+  )
+
+
+def _unreadable(problem: str) -> Person:
+  return Person("", np.zeros((16, 3)), np.full(2, -1.0), -1.0, problem)
 
 
 def people_of_mat(path: pathlib.Path) -> Iterator[Person]:
@@ -161,8 +172,8 @@ def people_of_mat(path: pathlib.Path) -> Iterator[Person]:
       f"{path}: expected SciPy for MATLAB files; pip install metro_jax[mpii], or use "
       "the JSON file train.json of HRNet"
     )
-  for image, joints, (x, y, scale) in zip(*mpii_mat.read(path), strict=True):
-    yield Person(str(image), joints, np.array([x, y]), float(scale))
+  for image, joints, (x, y, scale), problem in zip(*mpii_mat.read(path), strict=True):
+    yield Person(str(image), joints, np.array([x, y]), float(scale), str(problem))
 
 
 def _has_scipy() -> bool:
@@ -173,12 +184,13 @@ def _has_scipy() -> bool:
 
 
 def _numbers(
-  row: Mapping[str, Any], key: str, shape: tuple[int, ...], where: str
+  row: Mapping[str, Any],
+  key: str,
+  shape: tuple[int, ...],
+  unknown: float | None = None,
 ) -> np.ndarray:
-  try:
-    numbers = np.array(row[key], np.float64)
-  except (KeyError, TypeError, ValueError):
-    numbers = np.zeros((0, 0, 0))
-  if numbers.shape != shape:
-    raise ValueError(f"{where}: {key}: expected numbers {shape}, got others")
-  return numbers
+  """A field's numbers; one that may be unknown can be absent, null or empty, too."""
+  value = row.get(key)
+  if unknown is not None and (value is None or value == []):
+    return np.full(shape, unknown)
+  return fields.numbers(key, value, shape, texts=True).astype(np.float64)

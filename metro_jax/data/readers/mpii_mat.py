@@ -16,6 +16,7 @@ import numpy as np
 
 from metro_jax import files
 
+_LONGEST = 1000  # of a message
 _REFUSED = 3  # exit code; standard output then says why
 
 
@@ -25,6 +26,7 @@ class People(NamedTuple):
   images: np.ndarray  # (n,) file names
   joints: np.ndarray  # (n, 16, 3) x, y, confidence
   boxes: np.ndarray  # (n, 3) centre and height / 200 px, negative where unknown
+  problems: np.ndarray  # (n,) why a person cannot be read, or ""
 
 
 def read(path: pathlib.Path) -> People:
@@ -50,7 +52,7 @@ def read(path: pathlib.Path) -> People:
     return People(**stored)
 
 
-def _people(path: str) -> Iterator[tuple[str, np.ndarray, list[float]]]:
+def _people(path: str) -> Iterator[tuple[str, np.ndarray, list[float], str]]:
   import scipy.io
 
   try:
@@ -62,16 +64,30 @@ def _people(path: str) -> Iterator[tuple[str, np.ndarray, list[float]]]:
       f"expected MPII's RELEASE; {type(error).__name__}: {error}"
     ) from error
   for number in np.flatnonzero(training == 1).tolist():
-    try:
-      picture = pictured[number]
-      for person in np.atleast_1d(getattr(picture, "annorect", [])):
-        yield str(picture.image.name), *_person(person)
-    except Exception as error:  # as above
-      raise ValueError(f"annolist({number + 1}): {error}") from error
+    for image, person in _of_picture(pictured, number):
+      try:
+        yield image, *_person(person), ""
+      except Exception as error:  # as above
+        told = " ".join(f"annolist({number + 1}): {error}".split())[:_LONGEST]
+        yield image, np.zeros((16, 3)), [-1.0] * 3, told
+
+
+def _of_picture(pictured: np.ndarray, number: int) -> list[tuple[str, Any]]:
+  """A picture's name and each of its people; None stands for what cannot be read."""
+  try:
+    picture = pictured[number]
+    name = str(picture.image.name)
+    return [
+      (name, person) for person in np.atleast_1d(getattr(picture, "annorect", []))
+    ]
+  except Exception:  # as above
+    return [("", None)]
 
 
 def _person(person: Any) -> tuple[np.ndarray, list[float]]:
   """Joints and box; fields that are empty or absent are not annotated."""
+  if person is None:
+    raise ValueError("expected a picture with a name, got another")
   joints = np.zeros((16, 3))
   annotated = getattr(person, "annopoints", None)
   for point in np.atleast_1d(getattr(annotated, "point", [])):
@@ -92,20 +108,22 @@ def _number(struct: Any, field: str) -> float:
 def _serve(path: str) -> int:
   """What the other process does; returns its exit code."""
   try:
-    images, joints, boxes = [], [], []
-    for image, points, box in _people(path):
+    images, joints, boxes, problems = [], [], [], []
+    for image, points, box, problem in _people(path):
       images.append(image)
       joints.append(points)
       boxes.append(box)
+      problems.append(problem)
     made = io.BytesIO()
     np.savez(
       made,
       images=np.array(images, str),
       joints=np.reshape(joints, (-1, 16, 3)).astype(np.float64),
       boxes=np.reshape(boxes, (-1, 3)).astype(np.float64),
+      problems=np.array(problems, str),
     )
   except (ValueError, MemoryError) as error:
-    print(" ".join(str(error).split())[:1000], end="")
+    print(" ".join(str(error).split())[:_LONGEST], end="")
     return _REFUSED
   sys.stdout.buffer.write(made.getbuffer())
   return 0

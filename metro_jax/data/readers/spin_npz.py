@@ -37,12 +37,12 @@ import numpy as np
 
 from metro_jax.body import joints
 from metro_jax.data import schema
-from metro_jax.data.readers import geometry, groups, pictures
+from metro_jax.data.readers import fields, geometry, groups, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.readers.npz_columns import NpzColumns
 from metro_jax.data.schema import Example
+from metro_jax.text_files import short
 
-_BOX_PX_PER_SCALE = 200
 _GENDERS = {
   **dict.fromkeys(("m", "male"), "male"),
   **dict.fromkeys(("f", "female"), "female"),
@@ -85,8 +85,7 @@ class SpinNpzReader:
     self.left_out: dict[str, int] = {}
     self._images = images
     columns = self._columns = NpzColumns(path, _SHAPES)
-    names = columns.texts("imgname")
-    self._names = np.array([name.encode() for name in names])
+    names = self._names = columns.texts("imgname")
     if not names:
       raise ValueError(f"{path}: expected rows, got none")
     self._genders = self._read_genders(len(names))
@@ -112,20 +111,20 @@ class SpinNpzReader:
     Raises:
       ValueError, OSError: If it is bad, saying why.
     """
-    name = self._names[row].decode()
+    name = self._names[row]
     columns = self._columns
     has_mesh = self._has_mesh(row)
     return schema.make_example(
       schema.BODY,
       name,
-      pictures.read_jpeg(pictures.inside(self._images, name), self._turns),
+      pictures.read_named(name, self._images, quarter_turns=self._turns),
       columns.row("center", row),
-      columns.row("scale", row).item() * _BOX_PX_PER_SCALE,
+      columns.row("scale", row).item() * fields.BOX_PX_PER_SCALE,
       joints_2d_px=self._joints_2d(row),
       joints_3d_m=self._joints_3d(row),
       pose=columns.row(self._pose, row).ravel() if has_mesh else None,
       shape=columns.row("shape", row)[: schema.SHAPES] if has_mesh else None,
-      gender=self._genders[row] if self._genders else "neutral",
+      gender=self._gender(row),
       group=groups.group_of(name),
     )
 
@@ -133,12 +132,20 @@ class SpinNpzReader:
     if not self._pose:
       return False
     columns = self._columns
-    return "has_smpl" not in columns or bool(columns.row("has_smpl", row).any())
+    if "has_smpl" not in columns:
+      return True
+    return bool((columns.row("has_smpl", row) > 0).any())  # NaN is not known
+
+  def _gender(self, row: int) -> str:
+    found = self._genders[row] if self._genders else ""
+    if found not in _GENDERS:
+      raise ValueError(f"gender: expected m, f or none, got {short(found)}")
+    return _GENDERS[found]
 
   def _joints_2d(self, row: int) -> np.ndarray | None:
     columns = self._columns
     if "part" in columns:
-      return _labelled(columns.row("part", row))
+      return _labelled("part", columns.row("part", row))
     if "gtkps" not in columns:
       return None
     limbs = geometry.SMPL_IN_J24
@@ -149,21 +156,24 @@ class SpinNpzReader:
     if "S" not in self._columns:
       return None
     found = self._columns.row("S", row)
-    return _labelled(found if found.shape[1] == 4 else geometry.with_confidence(found))
+    if found.shape[1] == 3:
+      found = geometry.with_confidence(found)
+    return _labelled("S", found)
 
   def _read_genders(self, rows: int) -> list[str]:
-    """One a row; none where all are neutral."""
+    """As they stand, one a row; none where all are neutral."""
     columns = self._columns
     shapes = columns.shape("shape") if "shape" in columns else ()
     if "gender" not in columns.names or shapes[1:] == (_NEUTRAL_SHAPES,):
       return []
     where, found = f"{columns.path}: gender", columns.texts("gender")
-    unknown = set(found) - _GENDERS.keys()
-    if unknown or len(found) != rows:
+    unknown = [name for name in found if name not in _GENDERS]
+    # A few are bad rows; half of them are another way to write it.
+    if len(found) != rows or 2 * len(unknown) >= rows:
       raise ValueError(
-        f"{where}: expected {rows} of m and f, got {sorted(unknown)[:3]}"
+        f"{where}: expected {rows} of m and f, got {sorted(set(unknown))[:3]}"
       )
-    return [_GENDERS[name] for name in found]
+    return found
 
   def _find_pose(self, path: pathlib.Path) -> str:
     """The column of the poses, or "" if there are none of SMPL."""
@@ -177,8 +187,9 @@ class SpinNpzReader:
     return name
 
 
-def _labelled(points: np.ndarray) -> np.ndarray | None:
+def _labelled(name: str, points: np.ndarray) -> np.ndarray | None:
   """Joints with confidences up to 1, or None if none is known."""
+  points = fields.known(name, points, schema.BODY.joints)
   points[:, -1] = points[:, -1].clip(0, 1)
   return points if (points[:, -1] > 0).any() else None
 

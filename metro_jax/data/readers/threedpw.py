@@ -14,7 +14,8 @@ One row is one person in one frame whose camera is valid; the others are left ou
 every published number. The root's turn and the joints go from the world to the camera.
 Labels: pose, shape and gender; 3D joints of the limbs, whose points in SMPL's tree are
 those of J24; 2D joints as the projection of these, and nose, eyes, ears and hips as
-OpenPose found them. The box is 1.2 times the rectangle of OpenPose's joints, as SPIN's.
+OpenPose found them. The box is 1.2 times the rectangle of OpenPose's joints, as SPIN's,
+or of the projected ones where it is sure of none (below 0.1).
 The group is the sequence.
 """
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from metro_jax.body import inert, joints, pickles
 from metro_jax.data import schema
-from metro_jax.data.readers import file_bytes, geometry, pictures
+from metro_jax.data.readers import fields, file_bytes, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
 
@@ -119,9 +120,7 @@ class ThreeDpwReader:
       self._open = number, load_sequence(self._files[number])
     sequence = self._open[1]
     image = f"{sequence.name}/image_{frame:05d}.jpg"
-    return to_example(
-      sequence, person, frame, pictures.read_jpeg(pictures.inside(self._images, image))
-    )
+    return to_example(sequence, person, frame, pictures.read_named(image, self._images))
 
   def __getstate__(self) -> dict[str, object]:
     return self.__dict__ | {"_open": None}
@@ -143,9 +142,10 @@ def to_example(sequence: Sequence, person: int, frame: int, image: bytes) -> Exa
   points_m = sequence.joints_m[person][frame] @ camera[:3, :3].T + camera[:3, 3]
   points_m = points_m[joints.index(joints.SMPL24, geometry.SMPL_IN_J24)]
   points_px = geometry.project(points_m, sequence.intrinsics)
-  detected = sequence.detections[person][frame].T
+  detected = fields.known("poses2d", sequence.detections[person][frame].T, OPENPOSE18)
   seen = detected[detected[:, 2] > 0, :2]
-  center_px, box_px = geometry.box_around(seen if len(seen) > 1 else points_px)
+  sure = len(seen) > 1 and detected[:, 2].max() >= geometry.SURE
+  center_px, box_px = geometry.box_around(seen if sure else points_px)
   others = detected[joints.index(OPENPOSE18, DETECTED)]
   others[:, 2] = np.clip(others[:, 2], 0, 1)
   return schema.make_example(

@@ -9,29 +9,28 @@ Bodies and hands are told apart by the number of joints. x.hw.tsv is not needed.
 
 Source: the released code's metro/datasets/human_mesh_tsv.py and hand_mesh_tsv.py.
   Other than there, rows of pictures and labels must have the same key, and files are
-  looked for beside the yaml file only.
+  looked for below the yaml file's folder (and --images) only, links resolved.
 """
 
 import binascii
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pybase64
 import yaml
 
-from metro_jax.data import schema
-from metro_jax.data.readers import groups
+from metro_jax import text_files
+from metro_jax.data import names, schema
+from metro_jax.data.readers import fields, groups
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.readers.tsv_file import TsvFile, read_integers
 from metro_jax.data.schema import Example, LabelSet
+from metro_jax.text_files import short
 
 _IMAGE_ENDING = ".img.tsv"
-_BOX_PX_PER_SCALE = 200
 _TRIED_ROWS = 1000  # to learn whether bodies or hands are labelled
 _GENDERS = {
   "m": "male",
@@ -55,7 +54,7 @@ def open_reader(source: Source) -> "TsvReader":
   """Opens a yaml file, or an .img.tsv file with its .label.tsv beside it.
 
   Args:
-    source: Uses `source` and `index_folder`.
+    source: Uses `source`, `images` as a further folder of its files, `index_folder`.
 
   Raises:
     FileNotFoundError: Naming the file that is missing.
@@ -65,7 +64,7 @@ def open_reader(source: Source) -> "TsvReader":
   if path.name.endswith(_IMAGE_ENDING):
     found = _beside(path)
   elif path.suffix in (".yaml", ".yml"):
-    found = read_yaml(path)
+    found = read_yaml(path, [source.images] if source.images else [])
   else:
     raise ValueError(f"{path}: expected FILE.yaml or FILE{_IMAGE_ENDING}")
   for file in (*found.images, *found.labels, found.line_list):
@@ -85,21 +84,27 @@ def _beside(path: pathlib.Path) -> Files:
   )
 
 
-def read_yaml(path: pathlib.Path) -> Files:
+def read_yaml(path: pathlib.Path, others: Sequence[pathlib.Path] = ()) -> Files:
   """Reads which files a dataset has; paths are relative to the yaml file.
 
+  Args:
+    path: Of the yaml file, below whose folder the others lie.
+    others: Further folders that they may lie in.
+
   Raises:
-    ValueError: If it is not YAML or lacks a key, naming it.
+    FileNotFoundError: If one is not there, with the nearest that is.
+    ValueError: If it is not YAML, lacks a key or names a file elsewhere, naming it.
   """
+  text = text_files.read_text(path)
   try:
-    found = yaml.safe_load(path.read_text())
-  except (yaml.YAMLError, UnicodeDecodeError) as error:
+    found = yaml.safe_load(text)
+  except (yaml.YAMLError, RecursionError) as error:
     raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
   if not isinstance(found, dict):
     raise ValueError(f"{path}: expected keys and values, got {type(found).__name__}")
   composite = bool(found.get("composite", False))
-  images = _named_files(path, found, "img", composite)
-  labels = _named_files(path, found, "label", composite)
+  images = _named_files(path, others, found, "img", composite)
+  labels = _named_files(path, others, found, "label", composite)
   if len(images) != len(labels):
     raise ValueError(
       f"{path}: expected as many files in img as in label, got {len(images)} and "
@@ -111,25 +116,42 @@ def read_yaml(path: pathlib.Path) -> Files:
       f"{path}: expected a linelist of (source, row), as composite: true"
     )
   return Files(
-    images, labels, path.parent / str(line_list) if line_list else None, composite
+    [_find(path, others, "img", name) for name in images],
+    [_find(path, others, "label", name) for name in labels],
+    _find(path, others, "linelist", line_list) if line_list else None,
+    composite,
   )
 
 
 def _named_files(
-  path: pathlib.Path, found: Mapping[str, Any], key: str, composite: bool
-) -> list[pathlib.Path]:
+  path: pathlib.Path,
+  others: Sequence[pathlib.Path],
+  found: Mapping[str, Any],
+  key: str,
+  composite: bool,
+) -> list[Any]:
   named = found.get(key)
   if composite and isinstance(named, str):  # a file that lists them
-    listed = path.parent / named
-    if not listed.is_file():
-      raise FileNotFoundError(f"{listed} is not there, which {path} needs")
-    named = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+    listed = text_files.read_text(_find(path, others, key, named))
+    named = [line.strip() for line in listed.splitlines() if line.strip()]
   elif isinstance(named, str):
     named = [named]
   if not isinstance(named, list) or not named or (len(named) > 1 and not composite):
     expected = "a list of files" if composite else "one file"
     raise ValueError(f"{path}: {key}: expected {expected}, got {named!r}")
-  return [path.parent / str(name) for name in named]
+  return named
+
+
+def _find(
+  path: pathlib.Path, others: Sequence[pathlib.Path], key: str, name: Any
+) -> pathlib.Path:
+  """A file that the yaml file, or a list that it names, needs."""
+  try:
+    return names.find_file(str(name), path.parent, others)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"{error}, which {path} needs") from None
+  except ValueError as error:
+    raise ValueError(f"{path}: {key}: {error}") from None
 
 
 class TsvReader:
@@ -213,10 +235,7 @@ class TsvReader:
     key, columns = self._label_files[source].row(line)
     if columns is None:
       raise ValueError("label: expected a key and JSON, got one column")
-    try:
-      label = _parse(columns.partition(b"\t")[0])
-    except (ValueError, RecursionError) as error:
-      raise ValueError(f"label: bad JSON ({error})") from error
+    label = text_files.parse_json(columns.partition(b"\t")[0], "label")
     if isinstance(label, list) and label:
       label = label[0]
     if not isinstance(label, dict):
@@ -234,14 +253,6 @@ class TsvReader:
       f"{path}: expected labels of bodies or hands in the first {_TRIED_ROWS} rows, "
       f"got none; {problem}"
     )
-
-
-def _parse(text: bytes) -> Any:
-  """JSON; and NaN, which Python writes, and which labels that are absent may hold."""
-  try:
-    return orjson.loads(text)
-  except orjson.JSONDecodeError:
-    return json.loads(text)
 
 
 def labels_of(label: Mapping[str, Any]) -> LabelSet:
@@ -283,9 +294,10 @@ def to_example(
     has_2d, has_3d = _flag(label, "has_2d_joints"), _flag(label, "has_3d_joints")
     found = {
       "center_px": _numbers("center", label["center"]),
-      "box_px": float(_numbers("scale", label["scale"], depth=0)) * _BOX_PX_PER_SCALE,
-      "joints_2d_px": _joints(label, "2d_joints") if has_2d else None,
-      "joints_3d_m": _joints(label, "3d_joints") if has_3d else None,
+      "box_px": float(_numbers("scale", label["scale"], depth=0))
+      * fields.BOX_PX_PER_SCALE,
+      "joints_2d_px": _joints(label, "2d_joints", labels) if has_2d else None,
+      "joints_3d_m": _joints(label, "3d_joints", labels) if has_3d else None,
       "pose": _numbers("pose", label["pose"]) if has_mesh else None,
       "shape": _numbers("betas", label["betas"]) if has_mesh else None,
     }
@@ -300,23 +312,18 @@ def _flag(label: Mapping[str, Any], name: str) -> bool:
   if isinstance(value, list) and len(value) == 1:
     value = value[0]
   if not isinstance(value, int | float) or value not in (0, 1):
-    raise ValueError(f"{name}: expected 0 or 1, got {_short(value)}")
+    raise ValueError(f"{name}: expected 0 or 1, got {short(value)}")
   return bool(value)
 
 
 def _numbers(name: str, value: Any, depth: int = 1) -> np.ndarray:
-  try:
-    found = np.array(value)
-  except ValueError as error:  # rows of different lengths
-    raise ValueError(f"{name}: expected numbers, got {_short(value)}") from error
-  if found.dtype.kind not in "fiu":
-    raise ValueError(f"{name}: expected numbers, got {_short(value)}")
+  found = fields.numbers(name, value)
   if found.ndim != depth:
     raise ValueError(f"{name}: expected {depth} dimensions, got {found.ndim}")
   return found
 
 
-def _joints(label: Mapping[str, Any], name: str) -> np.ndarray:
+def _joints(label: Mapping[str, Any], name: str, labels: LabelSet) -> np.ndarray:
   found = label[name]
   if isinstance(found, list) and len(found) == 1:  # of one person
     found = found[0]
@@ -324,27 +331,26 @@ def _joints(label: Mapping[str, Any], name: str) -> np.ndarray:
     flat = list(itertools.chain.from_iterable(found))  # NumPy reads nested lists slowly
     (columns,) = set(map(len, found))
   except (TypeError, ValueError):  # not rows, or of different lengths
-    return _numbers(name, found, depth=2)
-  return _numbers(name, flat).reshape(len(found), columns)
+    points = _numbers(name, found, depth=2)
+  else:
+    points = _numbers(name, flat).reshape(len(found), columns)
+  return fields.known(
+    name, points, labels.joints if len(points) == len(labels.joints) else ()
+  )
 
 
 def _gender(label: Mapping[str, Any]) -> str:
   gender = label.get("gender", "")
   if not isinstance(gender, str):
-    raise ValueError(f"gender: expected m, f or none, got {_short(gender)}")
+    raise ValueError(f"gender: expected m, f or none, got {short(gender)}")
   return _GENDERS.get(gender.lower(), gender.lower())
-
-
-def _short(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _text(key: bytes) -> str:
   try:
     return key.decode()
   except UnicodeDecodeError as error:
-    raise ValueError(f"key: expected UTF-8, got {_short(key)}") from error
+    raise ValueError(f"key: expected UTF-8, got {short(key)}") from error
 
 
 def _read_order(files: Files) -> np.ndarray | None:
@@ -374,6 +380,6 @@ def _first_difference(images: TsvFile, labels: TsvFile) -> str:
     keys = images.row(row)[0], labels.row(row)[0]
     if keys[0] != keys[1]:
       return (
-        f"; the first that differs is row {row}: {_short(keys[0])}, {_short(keys[1])}"
+        f"; the first that differs is row {row}: {short(keys[0])}, {short(keys[1])}"
       )
   return ""

@@ -5,6 +5,7 @@ that file, or where it is of another TSV file, they are found by reading FILE on
 kept: beside it, or in an index folder where that cannot be written.
 """
 
+import codecs
 import hashlib
 import os
 import pathlib
@@ -14,7 +15,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Int64
 
-from metro_jax import files
+from metro_jax import files, text_files
+from metro_jax.data import names
 from metro_jax.data.readers.file_bytes import FileBytes
 
 _BLOCK_BYTES = 8 << 20
@@ -40,6 +42,10 @@ class TsvFile:
     """
     self.path = pathlib.Path(path)
     self._bytes = FileBytes(self.path)
+    with open(self.path, "rb") as file:
+      encoding, _ = text_files.encoding_of(file.read(4))
+    if encoding != "utf-8":
+      raise ValueError(f"{path}: expected UTF-8, got {encoding.upper()}")
     self._offsets = _offsets(self.path, index_folder)
     if len(self) == 0:
       raise ValueError(f"{self.path}: expected rows, got an empty file")
@@ -59,6 +65,8 @@ class TsvFile:
     if end - start > MAX_ROW_BYTES:
       raise ValueError(f"expected a row below 256 MB, got {end - start} bytes")
     line = self._bytes.read(start, end - start).rstrip(b"\r\n")
+    if row == 0:
+      line = line.removeprefix(codecs.BOM_UTF8)
     if b"\n" in line:
       raise ValueError("expected one row, got several: FILE.lineidx is of another file")
     first, tab, others = line.partition(b"\t")
@@ -76,7 +84,15 @@ def read_integers(
   if path.stat().st_size == 0:
     return np.zeros((0, columns), np.int64)
   try:
-    found = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2, comments=None)
+    with open(path, "rb") as file:
+      encoding, mark = text_files.encoding_of(file.read(4))
+    if encoding == "utf-8":
+      encoding = "utf-8-sig"  # which skips a mark
+    elif mark:
+      encoding = encoding.rpartition("-")[0]  # likewise
+    found = np.loadtxt(
+      path, np.int64, delimiter="\t", ndmin=2, comments=None, encoding=encoding
+    )
   except (ValueError, OverflowError) as error:
     raise ValueError(f"{path}: expected whole numbers; {error}") from error
   if found.shape[1] != columns:
@@ -109,6 +125,8 @@ def _index_name(path: pathlib.Path) -> str:
 
 def _read_index(path: pathlib.Path) -> np.ndarray | None:
   try:
+    path = names.find_file(path.name, path.parent)  # no link to elsewhere
+    files.expect_regular(path)
     return read_integers(path, columns=1)[:, 0]
   except (OSError, ValueError):
     return None

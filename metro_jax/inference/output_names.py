@@ -1,0 +1,90 @@
+"""What the files of a prediction are called, so that no two of them ever meet."""
+
+import os
+import pathlib
+import unicodedata
+from typing import NamedTuple
+
+from metro_jax import files
+
+CONTACT_SHEET = "contact_sheet.jpg"
+PERSON_SUFFIXES = (".glb", ".obj", ".npz")
+_OVERLAY = "_overlay.jpg"
+
+
+class PictureNames(NamedTuple):
+  """The files of one picture.
+
+  Attributes:
+    stem: What they begin with, and what the contact sheet says.
+    people: Of each person, the names without an ending: the stem, or for several
+      people stem_1, stem_2, ...
+  """
+
+  stem: str
+  people: tuple[str, ...]
+
+  @property
+  def overlay(self) -> str:
+    """The picture with everybody drawn in."""
+    return self.stem + _OVERLAY
+
+  @property
+  def files(self) -> list[str]:
+    """All of them."""
+    people = [name + suffix for name in self.people for suffix in PERSON_SUFFIXES]
+    return [self.overlay, *people]
+
+
+class Namer:
+  """Names the files of one picture after another.
+
+  A picture's files begin with its name without the suffix. Where one of them would
+  have the name of an earlier picture's, all get "-2", "-3" and so on; names that a file
+  system may take for the same (letter case, Unicode's forms) count as the same. What
+  is too long for a file system is cut.
+  """
+
+  def __init__(self):
+    self._taken = {fold(CONTACT_SHEET)}
+    self._numbers: dict[tuple[str, int], int] = {}
+
+  def claim(self, path: pathlib.Path, people: int) -> PictureNames:
+    """Names the files of a picture.
+
+    Args:
+      path: Of the picture.
+      people: How many are in it.
+    """
+    alike = fold(path.stem), people
+    number = self._numbers.get(alike, 1)
+    while self._taken & (wanted := _folded(names := _names(path.stem, number, people))):
+      number += 1
+    self._numbers[alike] = number + 1
+    self._taken |= wanted
+    return names
+
+
+def fold(name: str) -> str:
+  """A name without what some file systems do not tell apart.
+
+  Source: The Unicode Standard, definition D145, canonical caseless matching.
+  """
+  name = unicodedata.normalize("NFD", name).casefold()
+  return unicodedata.normalize("NFD", name)
+
+
+def _names(stem: str, number: int, people: int) -> PictureNames:
+  ending = f"-{number}" if number > 1 else ""
+  while True:
+    whole = stem + ending
+    each = [whole] if people == 1 else [f"{whole}_{i + 1}" for i in range(people)]
+    names = PictureNames(whole, tuple(each))
+    longest = max(len(os.fsencode(name)) for name in (names.files[0], names.files[-1]))
+    if longest <= files.LONGEST_NAME:
+      return names
+    stem = stem[: -max(1, (longest - files.LONGEST_NAME) // 4)]  # a letter: 4 bytes
+
+
+def _folded(names: PictureNames) -> set[str]:
+  return {fold(name) for name in names.files}
