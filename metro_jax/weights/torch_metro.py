@@ -270,8 +270,7 @@ def from_state_dict(
     ValueError: Counting and naming missing, unexpected and mis-shaped keys.
   """
   found = fit({key: value.shape for key, value in state_dict.items()}, variables)
-  if any(found[:3]):
-    raise ValueError(misfit(found))
+  raise_unless_fitting(found)
   return converted(state_dict, entries(variables), variables)
 
 
@@ -287,6 +286,16 @@ def converted(
     for entry in table
   }
   return flax.traverse_util.unflatten_dict(flat)
+
+
+def raise_unless_fitting(found: Fit) -> None:
+  """Refuses what is missing, unexpected or mis-shaped.
+
+  Raises:
+    ValueError: If there is any, with `misfit`'s text.
+  """
+  if found.missing or found.unexpected or found.misshaped:
+    raise ValueError(misfit(found))
 
 
 def misfit(found: Fit, most: int | None = MOST_SAID) -> str:
