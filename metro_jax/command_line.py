@@ -1,7 +1,10 @@
 """How every command starts and fails: flags, then work, or one line and exit code 1."""
 
+import codecs
 import ctypes
 import io
+import locale
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,14 +26,13 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
     name: What the line begins with.
     main: Takes the arguments that are not flags; returns the exit code.
   """
+  _print_everything()
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:
       arguments = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, *USER_ERRORS) as error:
       sys.exit(f"{name}: {_one_line(error)}")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files are of any letters
-      sys.stdout.reconfigure(errors="backslashreplace")
     if flags.FLAGS["verbosity"].using_default_value:
       logging.set_verbosity(logging.WARNING)  # libraries narrate at INFO
     return arguments
@@ -43,6 +45,23 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
       return 1
 
   app.run(guarded, flags_parser=parse)
+
+
+def _print_everything() -> None:
+  """Sees to it that no letter can end a command at its last line.
+
+  Where the locale's encoding is not UTF-8, files and other processes would have it:
+  the command starts again in Python's UTF-8 mode. What the terminal cannot show is
+  printed as an escape sequence.
+  """
+  shown = sys.stdout.encoding if sys.stdout else "utf-8"
+  if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", shown)
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
 
 def tell(name: str, error: BaseException) -> None:

@@ -113,7 +113,8 @@ def main(arguments: list[str]) -> None:
   bucket.expect_usable(FLAGS.output)
   loaded = to_run(FLAGS.config, FLAGS.input, FLAGS.output)
   count = len(jax.tree.leaves(loaded.variables))
-  print(f"Written to {FLAGS.output}: {count} arrays, {loaded.ignored} ignored")
+  print(f"Weights from {loaded.source}: {count} arrays, {loaded.ignored} ignored")
+  print(f"Written to {FLAGS.output}")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def load_npz(
   with reading(str(path)), zipfile.ZipFile(path) as file:
     members = {i.filename.removesuffix(".npy"): i for i in file.infolist()}
     wanted = [name for name in members if names is None or name in names]
-    _check_members([members[name] for name in wanted])
+    check_members([members[name] for name in wanted])
     for name in wanted:
       found[name] = _parse_npy(file.read(members[name]), f"{path}: {name}")
   return found
@@ -152,11 +152,21 @@ def _check_size(path: pathlib.Path) -> None:
     raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
-  """Refuses archives that unpack to more than they can hold."""
+def check_members(
+  members: Sequence[zipfile.ZipInfo], most_bytes: int = MAX_BYTES
+) -> None:
+  """Refuses members of an archive that unpack to more than they can hold.
+
+  Args:
+    members: Those that are to be read.
+    most_bytes: How large they may be together, unpacked.
+
+  Raises:
+    ValueError: If they claim more, or more than a deflated stream of theirs holds.
+  """
   total = sum(member.file_size for member in members)
-  if total > MAX_BYTES:
-    raise ValueError(f"expected at most {MAX_BYTES} unpacked bytes, got {total}")
+  if total > most_bytes:
+    raise ValueError(f"expected at most {most_bytes} unpacked bytes, got {total}")
   for member in members:
     if member.file_size > _DEFLATE_RATIO * (member.compress_size + 1):
       raise ValueError(

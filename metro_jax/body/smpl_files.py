@@ -1,12 +1,13 @@
 """SMPL and MANO as their owners distribute them, and the original's mesh samplings.
 
 None of these files is part of this package. `ASSETS` says which file is needed for
-what and where its owner gives it out; whatever is missing is reported at once.
+what, what its releases call it and where its owner gives it out; whatever is missing is
+reported at once. Archives may stay as they unpack.
 """
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ MAX_CORNERS = 8  # of a vertex in the upsampling; the files have 3
 
 
 class Asset(NamedTuple):
-  """A file of somebody else's: any of these names will do."""
+  """A file of somebody else's: any of its releases' names will do, the first first."""
 
   names: tuple[str, ...]
   purpose: str
@@ -41,21 +42,34 @@ _SMPL = "https://smpl.is.tue.mpg.de"
 _SMPLIFY = "https://smplify.is.tue.mpg.de"
 _MANO = "https://mano.is.tue.mpg.de"
 _METRO = "https://github.com/microsoft/MeshTransformer (metro/modeling/data)"
-_VERSIONS = ("v1.0.0", "v1.1.0", "v.1.1.0")
-
-
-def _smpl_names(short: str, long: str) -> tuple[str, ...]:
-  stems = [f"{b}_{short}_lbs_10_207_0" for b in ("basicModel", "basicmodel")]
-  dated = [f"{stem}_{version}.pkl" for stem in stems for version in _VERSIONS]
-  return (*dated, f"SMPL_{long}.pkl", f"SMPL_{long}.npz")
-
-
 ASSETS: dict[str, Asset] = {
   "smpl_neutral": Asset(
-    _smpl_names("neutral", "NEUTRAL"), "the neutral SMPL body", _SMPLIFY
+    (
+      "basicModel_neutral_lbs_10_207_0_v1.0.0.pkl",
+      "basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl",
+      *("SMPL_NEUTRAL.pkl", "SMPL_NEUTRAL.npz"),
+    ),
+    "the neutral SMPL body",
+    f"{_SMPLIFY} (v1.0.0) or {_SMPL} (v1.1.0)",
   ),
-  "smpl_male": Asset(_smpl_names("m", "MALE"), "the male SMPL body", _SMPL),
-  "smpl_female": Asset(_smpl_names("f", "FEMALE"), "the female SMPL body", _SMPL),
+  "smpl_male": Asset(
+    (
+      "basicModel_m_lbs_10_207_0_v1.0.0.pkl",
+      "basicmodel_m_lbs_10_207_0_v1.1.0.pkl",
+      *("SMPL_MALE.pkl", "SMPL_MALE.npz"),
+    ),
+    "the male SMPL body",
+    _SMPL,
+  ),
+  "smpl_female": Asset(
+    (
+      "basicModel_f_lbs_10_207_0_v1.0.0.pkl",
+      "basicmodel_f_lbs_10_207_0_v1.1.0.pkl",
+      *("SMPL_FEMALE.pkl", "SMPL_FEMALE.npz"),
+    ),
+    "the female SMPL body",
+    _SMPL,
+  ),
   "h36m": Asset(
     ("J_regressor_h36m_correct.npy",), "Human3.6M's 17 joints of SMPL", _METRO
   ),
@@ -69,6 +83,18 @@ ASSETS: dict[str, Asset] = {
   ),
   "mano_levels": Asset(("mano_downsampling.npz",), "MANO's mesh levels", _METRO),
 }
+
+
+# Releases differ in these, and so do people who pass them on.
+_SPELLINGS = (("basicModel", "basicmodel"), ("v1.1.0", "v.1.1.0"))
+# Folders in the archives of SMPL, SMPLify and MANO, of smplx, in METRO's repository.
+_FOLDERS = (
+  *("SMPL_python_v.1.1.0", "SMPL_python_v.1.0.0", "smpl", "models"),
+  *("mpips_smplify_public_v2", "smplify_public", "code"),
+  *("mano_v1_2", "mano", "smplx", "body_models"),
+  *("MeshTransformer", "MeshTransformer-main", "metro", "modeling", "data"),
+)
+_MAX_DEPTH = 4  # of such folders inside one another: MeshTransformer's
 
 
 class _Layout(NamedTuple):
@@ -165,7 +191,9 @@ def missing(keys: Sequence[str], assets_dir: str = "") -> list[str]:
     for key in keys
     if _found(folder, key) is None
   ]
-  where = str(folder) if folder else f"a folder, got none and no {ENVIRONMENT}"
+  where = f"a folder, got none and no {ENVIRONMENT}"
+  if folder:
+    where = f"{folder}, or below it as its archive unpacks"
   said = f"config.body.assets_dir: expected in {where}: {'; '.join(lacking)}"
   return [said] if lacking else []
 
@@ -187,13 +215,34 @@ def _folder(assets_dir: str) -> pathlib.Path | None:
 def _found(folder: pathlib.Path | None, key: str) -> pathlib.Path | None:
   if folder is None:
     return None
-  paths = (folder / name for name in ASSETS[key].names)
+  names = [spelt for name in ASSETS[key].names for spelt in _spellings(name)]
+  paths = (place / name for place in _places(folder) for name in names)
   return next((path for path in paths if path.is_file()), None)
 
 
+def _spellings(name: str) -> list[str]:
+  """The name itself, then with other letters and points."""
+  found = [name]
+  for pair in _SPELLINGS:
+    found += [each.replace(*way) for each in found for way in (pair, pair[::-1])]
+  return list(dict.fromkeys(found))
+
+
+def _places(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The folder, then those that archives leave in it, the nearest first."""
+  level = [folder]
+  for _ in range(_MAX_DEPTH + 1):
+    yield from level
+    inner = (place / name for place in level for name in _FOLDERS)
+    level = [place for place in inner if place.is_dir()]
+
+
 def _either(names: tuple[str, ...]) -> str:
-  """The name that its owner uses and, if there are more, the last one."""
-  return names[0] if len(names) == 1 else f"{names[0]} or {names[-1]}"
+  """All names, the first and the last one last: those that people know."""
+  first, *others = names
+  if not others:
+    return first
+  return f"{', '.join([*others[:-1], first])} or {others[-1]}"
 
 
 def _entries(path: pathlib.Path) -> dict[str, Any]:

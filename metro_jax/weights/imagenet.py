@@ -6,13 +6,9 @@ ResNet as conv1, bn1 and layer1 to layer4 instead of numbers in a Sequential.
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 
 from metro_jax.weights import torch_metro, weight_files
-from metro_jax.weights.torch_metro import Entry, Fit, Shape, Variables
+from metro_jax.weights.torch_metro import Entry, Variables
 from metro_jax.weights.weight_files import Loaded
 
 _STEM = {0: "conv1", 1: "bn1"}
@@ -45,14 +41,22 @@ def _imagenet_key(key: str) -> str:
   return f"{_STEM.get(number) or f'layer{number - _FIRST_STAGE + 1}'}.{rest}"
 
 
-def fit(shapes: Mapping[str, Shape], variables: Variables) -> Fit:
-  """Compares a state dict's shapes with the backbone's.
+def load(source: str | os.PathLike[str], variables: Variables) -> Loaded:
+  """Loads the backbone's weights from a file or a Hugging Face repository.
 
   The classifier and BatchNorm's counters of batches count as ignored.
 
   Args:
-    shapes: By key of the state dict.
+    source: As for `weight_files.locate`.
     variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
+
+  Returns:
+    "params" and "batch_stats", each with "backbone" alone; NumPy arrays.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    OSError: If a repository cannot be reached.
+    ValueError: If the file is refused, or naming keys that do not fit.
   """
   table = entries(variables)
   unused = {f"{name}.{leaf}" for name in _CLASSIFIERS for leaf in ("weight", "bias")}
@@ -61,44 +65,4 @@ def fit(shapes: Mapping[str, Shape], variables: Variables) -> Fit:
     for entry in table
     if entry.key.endswith("running_mean")
   }
-  return torch_metro.compare(shapes, table, unused)
-
-
-def from_state_dict(
-  state_dict: Mapping[str, np.ndarray], variables: Variables
-) -> dict[str, Any]:
-  """Puts ImageNet weights into the shape of our backbone, all or nothing.
-
-  Args:
-    state_dict: NumPy arrays under torchvision's, timm's or HRNet's keys.
-    variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
-
-  Returns:
-    "params" and "batch_stats", each with "backbone" alone; NumPy arrays.
-
-  Raises:
-    ValueError: Naming every missing, unexpected and mis-shaped key.
-  """
-  found = fit({key: value.shape for key, value in state_dict.items()}, variables)
-  torch_metro.raise_unless_fitting(found)
-  return torch_metro.converted(state_dict, entries(variables), variables)
-
-
-def load(source: str | os.PathLike[str], variables: Variables) -> Loaded:
-  """The backbone's weights from a file or a Hugging Face repository.
-
-  Args:
-    source: As for `weight_files.locate`.
-    variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    OSError: If a repository cannot be reached.
-    ValueError: If the file is refused, or naming every key that does not fit.
-  """
-  arrays = weight_files.read(source)
-  try:
-    filled = from_state_dict(arrays, variables)
-  except ValueError as error:
-    raise ValueError(f"{source}: {error}") from error
-  return Loaded(filled, len(arrays) - len(entries(variables)), str(source))
+  return weight_files.load(source, table, unused, variables)

@@ -9,25 +9,26 @@ What a file claims of its size is compared with what it has before memory is tak
 Source: PyTorch, torch/serialization.py.
 """
 
+import collections
 import contextlib
 import math
 import pathlib
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
 from metro_jax.weights import torch_pickles
-from metro_jax.weights.torch_pickles import RefusedError, Storage, Tensor
+from metro_jax.weights.state_dicts import MAX_PATH, Contents
+from metro_jax.weights.torch_pickles import RefusedError, Storage, Tensor, Unread
 
 MAX_CLAIM = 4  # times a file's size, by tensors that share storages
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 class _Opened(NamedTuple):
@@ -37,30 +38,48 @@ class _Opened(NamedTuple):
   fetch: Callable[[Storage], np.ndarray]
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The tensors of a state dict by key, perhaps read-only and not contiguous.
+class TorchFile:
+  """What a PyTorch file holds; its numbers are read when they are asked for.
 
-  Args:
-    path: A state dict, or a dictionary that has one as "state_dict",
-      "model_state_dict" or "model".
-
-  Raises:
-    ValueError: If the file is damaged, of another kind, wants to run code, or holds
-      something else.
-    OSError: If it cannot be read.
+  Attributes:
+    contents: Its tensors by their paths, and what else stands there.
   """
-  with path.open("rb") as file, _refusing(path):
-    start = file.read(4)
-    file.seek(0)
-    if start == _ZIP:
-      opened = _open_zip(file)
-    elif start[:1] == _PICKLE:
-      opened = _open_legacy(file)
-    else:
-      raise RefusedError(f"expected a PyTorch file, got one starting with {start}")
-    tensors = _state_dict(opened.content)
-    _check_claims(tensors, _size(file))
-    return _arrays(tensors, opened.fetch)
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the file's object, without any numbers.
+
+    Raises:
+      ValueError: If the file is damaged, of another kind, or holds no tensors.
+      OSError: If it cannot be read.
+    """
+    self._path = path
+    with path.open("rb") as file, _refusing(path):
+      found = _open(file).content
+      self._tensors, self.contents = _walk(found)
+      if not self._tensors and not (isinstance(found, dict) and not found):
+        _refuse_without_tensors(found)
+
+  def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of some tensors, perhaps read-only and not contiguous.
+
+    Raises:
+      ValueError: If the file is damaged or claims more than it has.
+      OSError: If it cannot be read.
+    """
+    tensors = {key: self._tensors[key] for key in keys}
+    with self._path.open("rb") as file, _refusing(self._path):
+      _check_claims(tensors, _size(file))
+      return _arrays(tensors, _open(file).fetch)
+
+
+def _open(file: BinaryIO) -> _Opened:
+  start = file.read(4)
+  file.seek(0)
+  if start == _ZIP:
+    return _open_zip(file)
+  if start[:1] == _PICKLE:
+    return _open_legacy(file)
+  raise RefusedError(f"expected a PyTorch file, got one starting with {start}")
 
 
 @contextlib.contextmanager
@@ -139,7 +158,9 @@ def _places(
   """Where each storage's numbers begin; its length stands before them."""
   size, places = _size(file), {}
   for key in keys:
-    storage = storages[key]
+    storage = storages.get(key)
+    if storage is None:  # how long it is cannot be known
+      raise RefusedError(f"expected numbers of a known type in storage {key}")
     file.seek(start)
     (count,) = struct.unpack("<q", file.read(8))
     if count != storage.count:
@@ -151,28 +172,62 @@ def _places(
   return places
 
 
-def _state_dict(content: Any) -> dict[str, Tensor]:
-  """The dictionary of tensors inside its wrappers."""
-  for _ in _WRAPPERS:  # no more of them, so a wrapper of itself ends, too
-    if isinstance(content, dict):
-      inner = [content[name] for name in _WRAPPERS if name in content]
-      content = next((x for x in inner if isinstance(x, dict)), content)
-  if not isinstance(content, dict):
-    raise RefusedError(f"expected a state dict, got a {type(content).__name__}")
-  for key, value in content.items():
-    if not isinstance(key, str) or not isinstance(value, Tensor):
-      kind = type(value).__name__.lstrip("_")
-      raise RefusedError(f"expected a dense tensor at {key}, got a {kind}")
-  return content
+def _walk(content: Any) -> tuple[dict[str, Tensor], Contents]:
+  """Every tensor inside dictionaries and lists, by its path.
+
+  What stands in several places is found once, and so is what holds itself.
+  """
+  tensors: dict[str, Tensor] = {}
+  folders: dict[str, str] = {}
+  unread: dict[str, str] = {}
+  waiting, seen = collections.deque([("", content)]), {id(content)}
+  while waiting:
+    folder, container = waiting.popleft()
+    for key, value in _inside(container):
+      path = f"{folder}{key}"
+      if len(path) > MAX_PATH:
+        continue
+      if isinstance(value, dict | list) and id(value) not in seen:
+        seen.add(id(value))
+        waiting.append((f"{path}.", value))
+      elif isinstance(value, Unread):
+        unread[path] = value.name
+      elif isinstance(value, Tensor):
+        if path in tensors:
+          raise RefusedError(f"expected one tensor at {path}, got several")
+        tensors[path], folders[path] = value, folder
+  shapes = {path: tuple(tensor.shape) for path, tensor in tensors.items()}
+  return tensors, Contents(shapes, folders, unread)
+
+
+def _inside(container: Any) -> Iterable[tuple[Any, Any]]:
+  if isinstance(container, dict):
+    return container.items()
+  return enumerate(container) if isinstance(container, list) else ()
+
+
+def _refuse_without_tensors(content: Any) -> NoReturn:
+  """Says what there is in place of tensors.
+
+  Raises:
+    RefusedError: Always.
+  """
+  key, value = None, content
+  if isinstance(content, dict) and content:
+    key, value = next(iter(content.items()))
+  if isinstance(value, Unread):
+    alone = "" if key is not None else "; save its state_dict() alone"
+    raise RefusedError(f"a pickle that asks for {value.name}{alone}")
+  kind = type(value).__name__.lstrip("_")
+  if key is None:
+    raise RefusedError(f"expected a state dict, got a {kind}")
+  raise RefusedError(f"expected a dense tensor at {key}, got a {kind}")
 
 
 def _check_claims(tensors: Mapping[str, Tensor], size: int) -> None:
   """Refuses tensors larger than their storages, and storages shared many times."""
   total = 0
-  for key, (storage, *numbers) in tensors.items():
-    if not isinstance(storage, Storage):
-      raise ValueError(f"a tensor without a storage at {key}")
-    offset, shape, strides = numbers
+  for key, (storage, offset, shape, strides) in tensors.items():
     if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
       raise ValueError(f"a tensor of unnatural shape at {key}")
     count = math.prod(shape)

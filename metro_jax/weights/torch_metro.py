@@ -62,6 +62,7 @@ _LEAVES = {
 _WORDS, _TOKEN_TYPES = 30522, 2
 _CLASSES = 1000  # of ImageNet, in the classifier that HRNet keeps
 _BATCHES = "num_batches_tracked"
+MOST_SAID = 3  # keys of a kind that do not fit
 
 
 class Entry(NamedTuple):
@@ -266,7 +267,7 @@ def from_state_dict(
     The collections "params" and "batch_stats" with NumPy arrays of their types.
 
   Raises:
-    ValueError: Naming every missing, unexpected and mis-shaped key.
+    ValueError: Counting and naming missing, unexpected and mis-shaped keys.
   """
   found = fit({key: value.shape for key, value in state_dict.items()}, variables)
   raise_unless_fitting(found)
@@ -288,10 +289,21 @@ def converted(
 
 
 def raise_unless_fitting(found: Fit) -> None:
-  """Refuses what is missing, unexpected or mis-shaped, all keys in one error.
+  """Refuses what is missing, unexpected or mis-shaped.
 
   Raises:
-    ValueError: If there is any.
+    ValueError: If there is any, with `misfit`'s text.
+  """
+  if found.missing or found.unexpected or found.misshaped:
+    raise ValueError(misfit(found))
+
+
+def misfit(found: Fit, most: int | None = MOST_SAID) -> str:
+  """Says how many keys are missing, unexpected and mis-shaped, and the first of them.
+
+  Args:
+    found: What `fit` or `compare` found.
+    most: Keys of each kind to name; None names all, a line each.
   """
   problems = {
     "missing": found.missing,
@@ -301,11 +313,16 @@ def raise_unless_fitting(found: Fit) -> None:
       for key, expected, got in found.misshaped
     ],
   }
-  said = [
-    f"{len(keys)} {name}: {', '.join(keys)}" for name, keys in problems.items() if keys
-  ]
-  if said:
-    raise ValueError("state dict does not fit the network; " + "; ".join(said))
+  if most is None:
+    return "".join(
+      f"{name}: {key}\n" for name, keys in problems.items() for key in keys
+    )
+  said = []
+  for name, keys in problems.items():
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    if keys:
+      said.append(f"{len(keys)} {name}: {', '.join(keys[:most])}{more}")
+  return "state dict does not fit the network; " + "; ".join(said)
 
 
 def to_state_dict(variables: Variables) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """The pickles inside PyTorch's files, read without running anything that they name.
 
 A pickle is a program for a stack machine whose instructions can import and call. This
-is that machine without those two: it knows the instructions that tensors need, and
-the few names that they use only ever become data. No memory is taken beyond a small
+is that machine without those two: the few names that tensors use only ever become
+data, and every other object stays unread: it becomes a placeholder that knows the
+name that the pickle asked for, and keeps nothing. No memory is taken beyond a small
 multiple of the pickle's own bytes.
 
 Source: Python's pickletools, which documents every instruction; PyTorch's
@@ -19,6 +20,7 @@ import numpy as np
 
 MAX_BYTES = 32 * 2**20  # the largest METRO has a hundredth of it
 MAX_OPCODES = 10**6  # METRO with an HRNet needs a tenth
+MAX_NAME = 200  # characters of a module or class; a pickle could join long ones often
 
 STORAGES = {
   "FloatStorage": np.dtype("<f4"),
@@ -33,24 +35,18 @@ STORAGES = {
   "BoolStorage": np.dtype("?"),
 }
 _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
-_PARAMETER = "torch._utils._rebuild_parameter"
-_DICT = "collections.OrderedDict"
-# What training checkpoints hold beside their tensors; kept as nothing at all.
-_UNREAD = (
-  "torch.Size",
-  "torch.device",
-  "argparse.Namespace",
-  "_codecs.encode",
-  "numpy.dtype",
-  "numpy.core.multiarray.scalar",
-  "numpy._core.multiarray.scalar",
+_PARAMETERS = (
+  "torch._utils._rebuild_parameter",
+  "torch._utils._rebuild_parameter_with_state",
 )
-_NAMES = {*_TENSORS, _PARAMETER, _DICT, *_UNREAD} | {f"torch.{n}" for n in STORAGES}
+_WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
+_DICT, _DEFAULT_DICT = "collections.OrderedDict", "collections.defaultdict"
 
 _LITERALS = {
-  *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
-  *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "STRING", "BINSTRING"),
-  *("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+  *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+  *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+  *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+  *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _MADE = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
@@ -58,7 +54,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class RefusedError(ValueError):
-  """A pickle that wants more than tensors."""
+  """A pickle that is not one of tensors beside other objects."""
 
 
 class Storage(NamedTuple):
@@ -86,7 +82,7 @@ class Pickle(NamedTuple):
   """What a pickle holds.
 
   Attributes:
-    content: Of dicts, lists, tuples, plain values and `Tensor`s.
+    content: Of dicts, lists, tuples, plain values, `Tensor`s and `Unread`s.
     storages: All that it mentions, by key.
     length: Its own, in bytes.
   """
@@ -100,8 +96,10 @@ class _Name(NamedTuple):
   text: str
 
 
-class _Unread(NamedTuple):
-  """Stands for an object that nobody asks for."""
+class Unread(NamedTuple):
+  """Stands for an object that nobody asks for, by the name that the pickle gives it."""
+
+  name: str
 
 
 def load(data: bytes) -> Pickle:
@@ -111,7 +109,7 @@ def load(data: bytes) -> Pickle:
     data: Perhaps longer than the pickle; of it `MAX_BYTES` are looked at.
 
   Raises:
-    RefusedError: If it uses a name or an instruction that tensors do not need.
+    RefusedError: If it uses an instruction that no PyTorch writes.
     ValueError: If it is damaged; IndexError, KeyError and TypeError then, too.
   """
   machine = _Machine()
@@ -164,7 +162,7 @@ class _Machine:
         stack.append((tuple if name == "TUPLE" else list)(self._marked()))
       case "APPEND":
         self._extend([stack.pop()])
-      case "APPENDS":
+      case "APPENDS" | "ADDITEMS":
         self._extend(self._marked())
       case "SETITEM":
         self._set([stack.pop(-2), stack.pop()])
@@ -176,6 +174,18 @@ class _Machine:
         stack.append(_named(stack.pop(-2), stack.pop()))
       case "REDUCE" | "NEWOBJ":
         stack.append(_made(stack.pop(-2), stack.pop()))
+      case "POP":
+        stack.pop()
+      case "POP_MARK":
+        self._marked()
+      case "NEWOBJ_EX":
+        stack.pop()
+        stack.append(_made(stack.pop(-2), stack.pop()))
+      case "EMPTY_SET":
+        stack.append(Unread("builtins.set"))
+      case "FROZENSET":
+        self._marked()
+        stack.append(Unread("builtins.frozenset"))
       case "BUILD":  # attributes, such as a state dict's versions
         stack.pop()
       case "BINPERSID":
@@ -183,8 +193,9 @@ class _Machine:
       case _:
         raise RefusedError(f"a pickle with the instruction {name}")
 
-  def _push_storage(self, storage: Storage) -> None:
-    if self.storages.setdefault(storage.key, storage) != storage:
+  def _push_storage(self, storage: Storage | Unread) -> None:
+    known = isinstance(storage, Storage)
+    if known and self.storages.setdefault(storage.key, storage) != storage:
       raise ValueError(f"two claims about storage {storage.key}")
     self.stack.append(storage)
 
@@ -196,54 +207,75 @@ class _Machine:
     return taken
 
   def _extend(self, values: Iterable[Any]) -> None:
-    if not isinstance(self.stack[-1], list):
+    target = self.stack[-1]
+    if isinstance(target, list):
+      target.extend(values)
+    elif not isinstance(target, Unread):
       raise ValueError("a list is missing in the pickle")
-    self.stack[-1].extend(values)
 
   def _set(self, flat: list[Any]) -> None:
-    if not isinstance(self.stack[-1], dict):
+    target = self.stack[-1]
+    if isinstance(target, dict):
+      target.update(_entries(zip(flat[::2], flat[1::2], strict=True)))
+    elif not isinstance(target, Unread):
       raise ValueError("a dictionary is missing in the pickle")
-    self.stack[-1].update(_entries(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def _entries(pairs: Iterable[tuple[Any, Any]]) -> dict[str | int, Any]:
-  """A dictionary; hashing other keys could take the stack, deep as they may be."""
-  found = {}
+  """A dictionary of what stands under texts and numbers.
+
+  Hashing other keys could take the stack, deep as they may be: of those only the type
+  is kept, and nothing of their values.
+  """
+  found: dict[str | int, Any] = {}
   for key, value in pairs:
-    if not isinstance(key, str | int):
-      raise RefusedError(f"a dictionary with a key of type {type(key).__name__}")
-    found[key] = value
+    if isinstance(key, str | int):
+      found[key] = value
+    else:
+      found[f"a key of type {type(key).__name__}"] = None
   return found
 
 
-def _named(module: str, name: str) -> _Name:
-  text = f"{module}.{name}"
-  if text not in _NAMES:
-    raise RefusedError(f"a pickle that asks for {text}")
-  return _Name(text)
+def _named(module: Any, name: Any) -> _Name:
+  for part in (module, name):
+    if not isinstance(part, str) or len(part) > MAX_NAME:
+      raise RefusedError("a pickle that asks for what cannot be a name")
+  return _Name(f"{module}.{name}")
 
 
 def _made(called: Any, arguments: Any) -> Any:
-  """What a call would give, where it is one of those that tensors need."""
+  """What a call would give if it is one of those that tensors need, else nothing."""
+  if isinstance(called, Unread):
+    return called
   if not isinstance(called, _Name) or not isinstance(arguments, tuple):
     raise RefusedError("a pickle that calls what has no name")
-  if called.text in _TENSORS:
-    storage, offset, shape, strides = arguments[:4]
-    return Tensor(storage, offset, shape, strides)
-  if called.text == _PARAMETER:
+  name = called.text
+  if name == _WITH_ATTRIBUTES and isinstance(arguments[0], _Name):
+    name, arguments = arguments[0].text, arguments[2]
+  if name in _TENSORS:
+    return _tensor(*arguments[:4])
+  if name in _PARAMETERS:
     return arguments[0]
-  if called.text in _UNREAD:
-    return _Unread()
-  if called.text != _DICT:
-    raise RefusedError(f"a pickle that calls {called.text}")
-  if not arguments:
+  if name.removeprefix("torch.") in STORAGES:
+    raise RefusedError(f"a pickle that calls {name}")
+  if name not in (_DICT, _DEFAULT_DICT):
+    return Unread(name)
+  if name == _DEFAULT_DICT or not arguments:
     return {}
   found = _entries(arguments[0])  # a list of pairs: Python 2's
   arguments[0].clear()  # or a pickle could copy one long list again and again
   return found
 
 
-def _storage(identity: Any) -> Storage:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor | Unread:
+  if isinstance(storage, Unread):
+    return storage
+  if not isinstance(storage, Storage):
+    raise ValueError("a tensor without a storage")
+  return Tensor(storage, offset, shape, strides)
+
+
+def _storage(identity: Any) -> Storage | Unread:
   """PyTorch's identity of a storage: kind, type, key, device, length, and a view."""
   kind, of_type, key, _, count, *view = identity
   if kind not in ("storage", b"storage") or any(part is not None for part in view):
@@ -252,4 +284,5 @@ def _storage(identity: Any) -> Storage:
     raise RefusedError("a storage without a type")
   if not isinstance(key, str) or not isinstance(count, int) or count < 0:
     raise ValueError("a storage without a length")
-  return Storage(key, STORAGES[of_type.text.removeprefix("torch.")], count)
+  dtype = STORAGES.get(of_type.text.removeprefix("torch."))
+  return Unread(of_type.text) if dtype is None else Storage(key, dtype, count)

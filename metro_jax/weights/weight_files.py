@@ -4,29 +4,27 @@ Weight files come from strangers, so nothing in one is executed, and what it cla
 its size is checked before memory is taken. None of them needs PyTorch.
 """
 
-import math
 import os
 import pathlib
 import re
-import zipfile
-import zlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from metro_jax import files
-from metro_jax.weights import torch_files, torch_metro
+from metro_jax.weights import state_dicts, torch_files, torch_metro
+from metro_jax.weights.array_files import NpzFile, SafetensorsFile, one_line
+from metro_jax.weights.state_dicts import Choice, MisfitError
+from metro_jax.weights.torch_files import TorchFile
+from metro_jax.weights.torch_metro import Entry
 
 SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt")
-MOST_BYTES = 8 * 2**30  # in an .npz; the largest METRO has an eighth of it
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+)?")
 _REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")
-_PREFIXES = ("state_dict.", "module.", "model.")
-_NOT_AN_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,16 +48,18 @@ def locate(source: str | os.PathLike[str]) -> pathlib.Path:
 
   Args:
     source: A path, or a Hugging Face repository "org/name", of which the file
-      model.safetensors or else pytorch_model.bin is taken, or "org/name:file".
+      model.safetensors or else pytorch_model.bin is taken, or "org/name:file". A "#"
+      and the name of an entry of the file may follow.
 
   Raises:
     FileNotFoundError: If there is no such file.
     OSError: If the repository or its file cannot be had, as without a network.
     ValueError: If the file is of a kind that holds no weights.
   """
-  path = pathlib.Path(source).expanduser()
-  if not path.exists() and _is_repository(str(source)):
-    path = _download(str(source))
+  name, _ = _split(source)
+  path = pathlib.Path(name).expanduser()
+  if not path.exists() and _is_repository(name):
+    path = _download(name)
   if not path.is_file():
     raise FileNotFoundError(f"{source}: expected a file of weights, found none")
   if path.suffix not in SUFFIXES:
@@ -68,6 +68,14 @@ def locate(source: str | os.PathLike[str]) -> pathlib.Path:
       f"got {path.suffix or 'no ending'!r}"
     )
   return path
+
+
+def _split(source: str | os.PathLike[str]) -> tuple[str, str]:
+  """A source's file or repository, and the entry of it that is asked for, if any."""
+  name, mark, entry = str(source).rpartition("#")
+  if not mark or pathlib.Path(source).expanduser().exists():
+    return str(source), ""
+  return name, entry.rstrip(".")
 
 
 def _is_repository(source: str) -> bool:
@@ -95,7 +103,7 @@ def _download(source: str) -> pathlib.Path:
       continue
     except Exception as error:  # of several HTTP libraries
       raise OSError(
-        f"{source}: expected a file or a Hugging Face repository, got {_line(error)}"
+        f"{source}: expected a file or a Hugging Face repository, got {one_line(error)}"
       ) from error
   raise FileNotFoundError(
     f"{source}: expected the repository to have {' or '.join(tried)}"
@@ -103,7 +111,7 @@ def _download(source: str) -> pathlib.Path:
 
 
 def read(source: str | os.PathLike[str]) -> Arrays:
-  """A state dict's arrays by key, without wrappers and common prefixes.
+  """Reads all arrays of a file, each under its path in the file.
 
   Args:
     source: As for `locate`.
@@ -114,56 +122,119 @@ def read(source: str | os.PathLike[str]) -> Arrays:
   Raises:
     FileNotFoundError: If there is no such file.
     OSError: If a repository cannot be reached.
-    ValueError: If the file is damaged, of another kind, wants to run code, or holds
-      what is not finite.
+    ValueError: If the file is damaged, of another kind, or holds what is not finite.
   """
   path = locate(source)
-  if path.suffix == ".safetensors":
-    arrays = _read_safetensors(path)
-  elif path.suffix == ".npz":
-    arrays = _read_npz(path)
-  else:
-    arrays = torch_files.read(path)
-  if not arrays:
-    raise ValueError(f"{path}: expected weights, found none")
-  arrays = {key: _widened(value) for key, value in _without_prefix(arrays).items()}
-  _expect_finite(path, arrays)
-  return arrays
+  file = _opened(path)
+  return _checked(path, file.read(file.contents.shapes))
+
+
+def read_fitting(
+  source: str | os.PathLike[str], table: Sequence[Entry], unused: Container[str]
+) -> tuple[Arrays, Choice]:
+  """Reads a network's arrays from wherever they are in a file, and nothing else.
+
+  Args:
+    source: As for `locate`; a `#` and the name of an entry choose one of several.
+    table: What the network needs.
+    unused: Keys that may be there beside them.
+
+  Returns:
+    The arrays by the network's keys, and where they were.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    OSError: If a repository cannot be reached.
+    ValueError: If the file is damaged, of another kind, or holds what is not finite;
+      or naming keys that do not fit, and a file of all of them.
+  """
+  path, entry = locate(source), _split(source)[1]
+  file = _opened(path)
+  try:
+    choice = state_dicts.choose(file.contents, table, unused, entry)
+  except MisfitError as error:
+    raise ValueError(f"{source}: {error}{_listed(error)}") from error
+  stored = file.read(choice.paths.values())
+  arrays = {key: stored[path] for key, path in choice.paths.items()}
+  return _checked(path, arrays), choice
+
+
+def load(
+  source: str | os.PathLike[str],
+  table: Sequence[Entry],
+  unused: Container[str],
+  variables: torch_metro.Variables,
+) -> Loaded:
+  """Loads a network's weights as our variables, all or nothing.
+
+  Args:
+    source: As for `read_fitting`.
+    table: What the network needs.
+    unused: Keys that may be there beside them.
+    variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
+
+  Raises:
+    FileNotFoundError, OSError, ValueError: As `read_fitting`.
+  """
+  arrays, choice = read_fitting(source, table, unused)
+  filled = torch_metro.converted(arrays, table, variables)
+  return Loaded(filled, choice.ignored, f"{source}{_chosen(choice)}")
+
+
+def _listed(error: MisfitError) -> str:
+  """Where all keys that do not fit can be read, as far as they were not said."""
+  if error.listing.count("\n") <= torch_metro.MOST_SAID:
+    return ""
+  try:
+    with tempfile.NamedTemporaryFile(
+      "w", prefix="metro_keys_", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+      file.write(error.listing)
+  except OSError:  # the short message matters more
+    return ""
+  return f"; all in {file.name}"
+
+
+def _chosen(choice: Choice) -> str:
+  """Where in a file the weights were, unless they were all that it has."""
+  said = [f"prefix {choice.prefix}"] if choice.prefix else []
+  said += [f"#{prefix.rstrip('.')} fits, too" for prefix in choice.others]
+  return f" ({', '.join(said)})" if said else ""
 
 
 def load_metro(
   source: str | os.PathLike[str], variables: torch_metro.Variables
 ) -> Loaded:
-  """A METRO state dict as our variables, all or nothing.
+  """Loads a METRO state dict as our variables, all or nothing.
 
   Args:
-    source: As for `locate`.
+    source: As for `load`.
     variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
 
   Raises:
-    FileNotFoundError: If there is no such file.
-    OSError: If a repository cannot be reached.
-    ValueError: If `read` refuses the file, or naming every key that does not fit.
+    FileNotFoundError, OSError, ValueError: As `load`.
   """
-  arrays = read(source)
-  try:
-    filled = torch_metro.from_state_dict(arrays, variables)
-  except ValueError as error:
-    raise ValueError(f"{source}: {error}") from error
-  ignored = len(arrays) - len(torch_metro.entries(variables))
-  return Loaded(filled, ignored, str(source))
+  table = torch_metro.entries(variables)
+  return load(source, table, torch_metro.ignored_shapes(variables), variables)
+
+
+def _opened(path: pathlib.Path) -> SafetensorsFile | NpzFile | TorchFile:
+  if path.suffix == ".safetensors":
+    return SafetensorsFile(path)
+  return NpzFile(path) if path.suffix == ".npz" else TorchFile(path)
+
+
+def _checked(path: pathlib.Path, arrays: Arrays) -> Arrays:
+  """Arrays of finite numbers, at least one, bfloat16 as float32."""
+  if not arrays:
+    raise ValueError(f"{path}: expected weights, found none")
+  arrays = {key: _widened(value) for key, value in arrays.items()}
+  _expect_finite(path, arrays)
+  return arrays
 
 
 def _widened(value: np.ndarray) -> np.ndarray:
   return value.astype(np.float32) if value.dtype == ml_dtypes.bfloat16 else value
-
-
-def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Without what wrapping a module puts before every key."""
-  for prefix in _PREFIXES:
-    if all(key.startswith(prefix) for key in arrays):
-      arrays = {key.removeprefix(prefix): value for key, value in arrays.items()}
-  return dict(arrays)
 
 
 def _expect_finite(path: pathlib.Path, arrays: Arrays) -> None:
@@ -179,53 +250,6 @@ def _expect_finite(path: pathlib.Path, arrays: Arrays) -> None:
 def _some(keys: list[str], most: int = 10) -> str:
   more = len(keys) - most
   return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _line(error: BaseException) -> str:
-  """An error's text in one line."""
-  return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _read_safetensors(path: pathlib.Path) -> Arrays:
-  try:
-    with safetensors.safe_open(path, framework="numpy") as file:
-      return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-  except (safetensors.SafetensorError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path}: expected a whole safetensors file, got {_line(error)}"
-    ) from error
-
-
-def _read_npz(path: pathlib.Path) -> Arrays:
-  try:
-    with zipfile.ZipFile(path) as archive:
-      members = archive.infolist()
-      size = sum(member.file_size for member in members)
-      if size > MOST_BYTES:
-        raise ValueError(f"{size:,} bytes, at most {MOST_BYTES:,} are read")
-      return {
-        member.filename.removesuffix(".npy"): _read_member(archive, member)
-        for member in members
-      }
-  except (*_NOT_AN_NPZ, ValueError) as error:
-    raise ValueError(f"{path}: expected a whole .npz, got {_line(error)}") from error
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-  """One array; its header must claim what the archive holds."""
-  with archive.open(member) as file:
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-      raise ValueError(f"{member.filename} of npy version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    claimed = math.prod(shape) * dtype.itemsize
-    if file.tell() + claimed != member.file_size:
-      raise ValueError(
-        f"{member.filename} whose header claims {claimed:,} bytes "
-        f"in a member of {member.file_size:,}"
-      )
-  with archive.open(member) as file:
-    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def expect_writable(path: pathlib.Path) -> None:

@@ -40,3 +40,10 @@ class OddReader:
     return schema.make_example(
       schema.BODY, f"odd/{row}", rows["picture"](row), [24, 24], 40
     )
+
+
+class SlowToOpen(OddReader):
+  """Hangs in the process that it is sent to, as at a disk that does not answer."""
+
+  def __setstate__(self, state: dict[str, object]) -> None:
+    time.sleep(3600)

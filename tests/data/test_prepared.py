@@ -319,6 +319,21 @@ def test_a_process_that_cannot_start_is_reported(odd_readers, tmp_path, monkeypa
     prepared.build(reader, tmp_path, "x", "y", 1)
 
 
+@pytest.mark.parametrize("place", ["an import", "the reader"])
+def test_a_process_that_hangs_while_it_starts_ends_the_build(
+  odd_readers, tmp_path, monkeypatch, place
+):
+  monkeypatch.setattr(shards, "START_PATIENCE_S", 1.0)
+  reader = odd_readers.OddReader()
+  if place == "the reader":
+    reader = odd_readers.SlowToOpen()
+  else:
+    (tmp_path / "array_record.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(TimeoutError, match="to start within 1 s"):
+    prepared.build(reader, tmp_path, "x", "y", 1)
+
+
 def test_a_full_disk_names_the_folder(reader, tmp_path, monkeypatch):
   def fail(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")

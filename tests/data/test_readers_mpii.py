@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from metro_jax.data.readers import formats
+from metro_jax.data.readers import formats, mpii_mat
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 written = runpy.run_path(str(FIXTURES / "written.py"))
@@ -104,6 +104,17 @@ def test_a_damaged_mat_file_is_refused_with_its_name(tmp_path, paths):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"broken\.mat: expected MPII's RELEASE"):
       opened(path, images=tmp_path)
+
+
+def test_where_scipy_hangs_the_file_is_named_and_the_reader_ends(
+  tmp_path, paths, monkeypatch
+):
+  (tmp_path / "scipy").mkdir()
+  (tmp_path / "scipy" / "__init__.py").write_text("import time\ntime.sleep(3600)\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setattr(mpii_mat, "PATIENCE_S", 1.0)
+  with pytest.raises(TimeoutError, match=r"v1_u12_1\.mat: .* within 1 s"):
+    opened(paths["mat"])
 
 
 def test_where_scipy_crashes_the_file_is_named_and_we_live(

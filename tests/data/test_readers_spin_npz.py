@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metro_jax.data import schema
-from metro_jax.data.readers import formats
+from metro_jax.data.readers import formats, npz_columns
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 written = runpy.run_path(str(FIXTURES / "written.py"))
@@ -77,6 +77,25 @@ def in_columns(path: pathlib.Path) -> pathlib.Path:
   again = path.with_name("columns.npz")
   np.savez(again, **content)
   return again
+
+
+def test_a_column_that_unpacks_to_more_than_the_limit_is_refused(path, monkeypatch):
+  monkeypatch.setattr(npz_columns, "MAX_UNPACKED_BYTES", 100)
+  opened(path)  # lies there as it is: nothing is unpacked
+  with pytest.raises(ValueError, match=r"compressed\.npz: .*at most 100 unpacked"):
+    opened(compressed(path))
+
+
+def test_a_column_that_claims_more_than_its_bytes_can_hold_is_refused(path):
+  data = bytearray(compressed(path).read_bytes())
+  with zipfile.ZipFile(compressed(path)) as archive:
+    name = archive.namelist()[0].encode()
+  entry = data.rindex(name) - 46  # its place in the archive's directory
+  data[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+  claims = path.with_name("claims.npz")
+  claims.write_bytes(data)
+  with pytest.raises(ValueError, match=r"claims\.npz: .* bytes cannot hold the 2147"):
+    opened(claims)
 
 
 @pytest.mark.parametrize("kind", [compressed, in_columns])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from metro_jax.weights import weight_files
+from metro_jax.weights.torch_metro import Entry
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -44,12 +45,21 @@ def test_there_and_back_is_bit_exact(tmp_path, suffix):
   expect_same(weight_files.read(path), ARRAYS)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "state_dict.module.", "model."])
+PREFIXES = (
+  *("module.", "state_dict.module.", "model.", "net.", "anything."),
+  *("_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.module."),
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("suffix", [".npz", ".bin"])
 def test_a_prefix_of_all_keys_is_stripped(tmp_path, prefix, suffix):
   path = tmp_path / f"x{suffix}"
   weight_files.write(path, {prefix + key: value for key, value in ARRAYS.items()})
-  expect_same(weight_files.read(path), ARRAYS)
+  table = [Entry(key, (), value.shape, ()) for key, value in ARRAYS.items()]
+  arrays, choice = weight_files.read_fitting(path, table, ())
+  expect_same(arrays, ARRAYS)
+  assert choice.prefix == prefix
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

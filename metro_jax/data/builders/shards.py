@@ -40,6 +40,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 _PLACE = struct.Struct("q")  # the row that a process reads, seen by the one that builds
 PATIENCE_S = 120.0  # for one row
+START_PATIENCE_S = 900.0  # until the first, with all imports from a slow disk
 
 
 class Shard(NamedTuple):
@@ -167,6 +168,7 @@ def write_all(
   Raises:
     TooManyRefused: If more are bad in one shard.
     OSError: With errno ENOSPC when the disk is full.
+    TimeoutError: If a process does not start.
     RuntimeError: If a process fails otherwise, with what it said.
   """
   waiting = collections.deque(missing)
@@ -287,9 +289,16 @@ class _Worker:
           last, since = row, time.monotonic()
           self._rows_read(max(row - counted, 0))
           counted = max(row, counted)
-        elif row >= shard.first and time.monotonic() - since > PATIENCE_S:
+          continue
+        started = row >= shard.first
+        if time.monotonic() - since > (PATIENCE_S if started else START_PATIENCE_S):
           self._process.kill()
           self._process.wait()
+          if not started:
+            raise TimeoutError(
+              f"expected a reading process to start within {START_PATIENCE_S:g} s, "
+              "got one that hangs in its imports or at the data's files"
+            )
           raise _Ended(row, f"reading it took over {PATIENCE_S:g} s twice")
     line = self._process.stdout.readline()
     end = shard.end if line else shard.first

@@ -17,6 +17,7 @@ import numpy as np
 from metro_jax import files
 
 _LONGEST = 1000  # of a message
+PATIENCE_S = 1800.0  # SciPy needs about a minute for MPII's file
 _REFUSED = 3  # exit code; standard output then says why
 
 
@@ -34,14 +35,22 @@ def read(path: pathlib.Path) -> People:
 
   Raises:
     ValueError: If it is another file or a damaged one, naming it.
+    TimeoutError: If SciPy does not end.
   """
-  done = subprocess.run(
-    [sys.executable, "-m", __spec__.name, str(path)],
-    stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    env=os.environ | {"PYTHONPATH": files.import_path()},
-  )
+  paths = {"PYTHONPATH": files.import_path(), "PYTHONIOENCODING": "utf-8"}
+  try:
+    done = subprocess.run(
+      [sys.executable, "-m", __spec__.name, str(path)],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      env=os.environ | paths,
+      timeout=PATIENCE_S,
+    )
+  except subprocess.TimeoutExpired:
+    raise TimeoutError(
+      f"{path}: expected SciPy to read it within {PATIENCE_S:g} s, got nothing"
+    ) from None
   if done.returncode == _REFUSED:
     raise ValueError(f"{path}: {done.stdout.decode(errors='replace')}")
   if done.returncode:

@@ -2,7 +2,7 @@
 
 What `np.savez` wrote lies in the file as it is in memory, so a row is read from its
 place, at no cost in memory however many processes read. What `np.savez_compressed`
-wrote is unpacked by each process, all of a column at once.
+wrote is unpacked by each process, all of a column at once, up to a limit.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from metro_jax.data.readers.file_bytes import FileBytes
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of name and extra
 _HEADER_BYTES = 1 << 16  # of a .npy file, at most
+MAX_UNPACKED_BYTES = 4 * 2**30  # of a column; the largest set's have a twentieth
 
 
 class _Member(NamedTuple):
@@ -89,7 +90,8 @@ class NpzColumns:
     where = f"{self.path}: {name}"
     if name not in self.names:
       raise ValueError(f"{where}: expected it, got {' '.join(self.names)}")
-    with _archive(self.path) as archive:
+    with _archive(self.path) as archive, reading(where):
+      _expect_unpackable(archive.getinfo(f"{name}.npy"))
       data = archive.read(f"{name}.npy")
     return pickles.parse_texts(data, where)
 
@@ -107,6 +109,12 @@ def _archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     raise ValueError(f"{path}: expected an undamaged file; {error}") from error
 
 
+def _expect_unpackable(info: zipfile.ZipInfo) -> None:
+  """Refuses a packed column that claims more than is reasonable or possible."""
+  if info.compress_type != zipfile.ZIP_STORED:
+    pickles.check_members([info], MAX_UNPACKED_BYTES)
+
+
 def _find(archive: zipfile.ZipFile, name: str) -> _Member:
   """Where the numbers of a member are, which must be as many as it claims."""
   info = archive.getinfo(name)
@@ -119,6 +127,7 @@ def _find(archive: zipfile.ZipFile, name: str) -> _Member:
   if size != info.file_size - stream.tell():
     raise ValueError(f"expected {size} bytes, got {info.file_size - stream.tell()}")
   if info.compress_type != zipfile.ZIP_STORED or (fortran and len(shape) > 1):
+    _expect_unpackable(info)
     return _Member(shape, dtype.str, -1)
   handle = archive.fp
   if handle is None:

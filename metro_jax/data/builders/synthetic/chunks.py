@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import pathlib
+import selectors
 import subprocess
 import sys
 import zipfile
@@ -26,6 +27,7 @@ from metro_jax.data import schema
 from metro_jax.data.builders.synthetic import scene
 
 CHUNK_EXAMPLES = 128
+PATIENCE_S = 1800.0  # for a chunk, which takes seconds, and the imports before it
 # One thread a process, and freed memory is kept for the next picture's arrays.
 _ENVIRONMENT = {
   "OMP_NUM_THREADS": "1",
@@ -174,6 +176,14 @@ class _Worker:
   def draw(self, chunk: Chunk) -> None:
     """Waits until the chunk is drawn."""
     self._send(chunk)
+    with selectors.DefaultSelector() as selector:
+      selector.register(self._process.stdout, selectors.EVENT_READ)
+      if not selector.select(timeout=PATIENCE_S):
+        self._process.kill()
+        raise TimeoutError(
+          f"expected a drawing process to answer within {PATIENCE_S:g} s, "
+          f"got one that hangs at {chunk}"
+        )
     line = self._process.stdout.readline()
     if not line:
       raise RuntimeError(
