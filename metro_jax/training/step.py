@@ -149,7 +149,8 @@ def _loss(
 ) -> tuple[Array, Any]:
   """The total, and with it the terms, BatchNorm's statistics and sums by dataset."""
   prediction, stats = _forward(model, variables, batch, geometry, key, config.model)
-  truth = geometry
+  # `gendered` is the truth of evaluation alone.
+  truth = geometry._replace(gendered=())
   released = config.loss.recipe == "released"
   targets = make_targets(batch, truth, released, config.loss.true_joints)
   regressor = geometry.joint_regressor
