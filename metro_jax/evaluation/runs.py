@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from metro_jax import config as base
 from metro_jax import files
+from metro_jax.evaluation import protocols
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, orbax_folder, state
 
@@ -24,6 +25,7 @@ class Run(NamedTuple):
   network: setup.Network
   variables: dict[str, Any]  # params and batch_stats
   step: int  # updates that made them
+  training: protocols.Training | None = None  # without overrides
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -93,7 +95,9 @@ def load(
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, like, averaged)
-  return Run(config, network, restored.tree, restored.step)
+  own = load_config(workdir) if overrides else config
+  training = protocols.training_of(own, restored.step)
+  return Run(config, network, restored.tree, restored.step, training)
 
 
 def parse_checkpoint(text: str) -> str | int:

@@ -83,6 +83,9 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
     checkpoints.save({**variables, "step": np.array(5)}, 5, {"step": 5})
   run = runs.load(tmp_path, "latest")
   assert run.step == 5
+  assert run.training == (("synthetic/train",), "", 5)
+  other = runs.load(tmp_path, "latest", {"data.train": ("mine/train",)})
+  assert other.config.data.train == ("mine/train",) and other.training == run.training
   jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
   with pytest.raises(ArchitectureError, match="expected the config's architecture"):
     runs.load(tmp_path, "latest", {"model.backbone_width": 8})
