@@ -37,5 +37,5 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def _eval(config: ConfigDict) -> None:
-  config.data.train = (TEST,)  # the baseline's mean mesh then comes from it, too
+  config.data.train = (TEST,)  # for the baseline's mean mesh alone
   config.data.crop = "released"

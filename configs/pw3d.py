@@ -4,7 +4,8 @@ Run:    python -m metro_jax.train --config=configs/pw3d.py --workdir=RUN
           --config.train.init_from=H36M_RUN       or METRO's state-dict file
         --config=configs/pw3d.py:gendered  errors against male and female SMPL
         --config=configs/pw3d.py:hrnet_w64, :released  as in h36m.py
-        --config.eval.true_joints=labels  on METRO's own files, as its numbers were had
+        --config.loss.true_joints=labels --config.eval.true_joints=labels
+                                       on METRO's own files, as its numbers were had
         Variants join with commas.
 Needs:  SMPL (of all genders for :gendered) and METRO's regressors; the dataset 3dpw,
         made by metro_jax.prepare.
@@ -26,8 +27,9 @@ def get_config(variants: str = "") -> ConfigDict:
   config.data.train = ("3dpw/train",)
   config.data.validation = "3dpw/validation"
   config.data.test = "3dpw/test"
-  # Its owners' files label neither hips nor head: compare with the joints of meshes.
-  config.eval.true_joints = "mesh"
+  # Its owners' files label neither hips nor head, and SMPL's limbs are not where the
+  # regressor of the network's joints has them: compare with the joints of meshes.
+  config.loss.true_joints = config.eval.true_joints = "mesh"
   config.train.num_steps = 475
   config.train.validate_every = 95
   config.train.checkpoint_every = 95

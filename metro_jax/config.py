@@ -110,6 +110,7 @@ def _loss() -> ConfigDict:
   c = ConfigDict()
   c.recipe = "paper"  # or "released": the released code's terms and weights
   c.root = "hips"  # origin of the 3D joints, and whose released weights; or "wrist"
+  c.true_joints = "labels"  # of 3D joints; or "mesh": those of the true mesh instead
   c.vertices = 1.0
   c.vertex_levels = (1.0, 1.0, 1.0)  # share of each mesh level, coarse to fine
   c.joints = 1.0

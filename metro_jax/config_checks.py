@@ -62,6 +62,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "model.compute_dtype": DTYPES,
     "loss.recipe": RECIPES,
     "loss.root": LOSS_ROOTS,
+    "loss.true_joints": TRUE_JOINTS,
     "optimizer.schedule": SCHEDULES,
   }
   for key, allowed in choices.items():

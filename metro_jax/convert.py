@@ -56,6 +56,8 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
     OSError: If a repository cannot be reached or the disk is full.
   """
   base.validate(config)
+  config = config.copy_and_resolve_references()
+  config.train.init_from = source  # tables say whose weights these are
   workdir = orbax_folder.as_folder(workdir)
   checkpoints_folder = workdir / runs.CHECKPOINT_FOLDER
   if (workdir / runs.CONFIG_FILE).exists() or checkpoints_folder.exists():

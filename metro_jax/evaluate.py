@@ -137,6 +137,7 @@ def _evaluate(
     folder.local,
     split,
     views,
+    run.training,
     predictions,
   )
   path = assessment.write(done, folder.local, run.step)

@@ -147,7 +147,8 @@ def _train(
     datasets.open_split(config, config.data.validation),
     datasets.open_split(config, config.data.test),
   )
-  team.expect_same("data", sameness.data(splits))
+  if team.count > 1:
+    team.expect_same("data", sameness.data(splits))
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)

@@ -137,6 +137,11 @@ def w64_shapes() -> dict[str, tuple[int, ...]]:
   return {key: tuple(shape) for key, shape in shapes.items()}
 
 
+def test_a_converted_run_says_whose_weights_it_has(run):
+  source = str(run.parent / "metro.safetensors")
+  assert runs.load(run).training == (("synthetic/train",), source, 0)
+
+
 def test_a_workdir_that_holds_a_run_is_refused(config, run):
   with pytest.raises(ValueError, match="expected a folder without a run"):
     convert.to_run(config, str(run.parent / "metro.safetensors"), run)

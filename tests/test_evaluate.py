@@ -13,7 +13,7 @@ import pytest
 from metro_jax import config as base
 from metro_jax import evaluate
 from metro_jax.body import body_model, humanoid, joints, mesh_levels, template
-from metro_jax.evaluation import baseline, runs
+from metro_jax.evaluation import baseline, protocols, runs
 from metro_jax.models import setup
 
 EXAMPLES = 5
@@ -75,7 +75,8 @@ def run_of_one_mesh(config):
     template.make_template(body, levels),
     (),
   )
-  run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7)
+  own = protocols.Training(("mine/train",), "", 7)  # not the evaluation's config
+  run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7, own)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate.runs, "load", lambda *_: run)
     patch.setattr(evaluate.datasets, "open_split", lambda _, dataset: Split(dataset))
@@ -117,6 +118,7 @@ def test_evaluating_a_run_writes_its_errors_beside_the_mean_mesh(plain):
     assert stored[name] == results.means[name]
   assert stored["examples"] == stored["baseline"]["examples"] == EXAMPLES
   assert (stored["split"], stored["step"]) == ("test", 7)
+  assert "trained on mine/train, not on this dataset" in stored["protocol"]
   assert (plain.folder / "mean_mesh.npz").exists()
 
   split = Split("")

@@ -44,6 +44,11 @@ class Mixture:
       for source, share in zip(sources, shares, strict=True)
     )
 
+  @property
+  def built(self) -> str:
+    """Tells apart what was built at other times, as of `SplitSource`."""
+    return " ".join(getattr(source, "built", "") for source in self.sources)
+
   def __len__(self) -> int:
     return self.ends[-1]
 

@@ -49,6 +49,7 @@ def assess(
   workdir: pathlib.Path,
   split: str,
   views: Views | None = None,
+  training: protocols.Training | None = None,
   watch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Assessment:
   """Evaluates the network and the mean mesh; keeps the mean mesh in the workdir.
@@ -63,12 +64,13 @@ def assess(
     workdir: Of the run.
     split: The split's name.
     views: Of test-time augmentation; None without.
+    training: As for `protocols.for_dataset`.
     watch: As for `evaluator.evaluate`, of the network's batches.
 
   Returns:
     Errors over the whole split, the same on every process.
   """
-  protocol = protocols.for_dataset(source.name, config)
+  protocol = protocols.for_dataset(source.name, config, training)
   if views is not None:
     protocol = protocol._replace(views=tta.describe(config))
   batches, total = _batches(source, config, views)

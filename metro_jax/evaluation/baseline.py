@@ -111,8 +111,9 @@ def _rows(source: Source) -> range | list[int]:
 
 
 def _fingerprint(source: Source, body: BodyModel) -> str:
-  """Tells splits apart by their name, size and two of their examples."""
-  name = f"{source.name} {len(source)} {len(_rows(source))} {body.name}"
+  """Tells splits apart by name, size, when they were built, and two examples."""
+  built = getattr(source, "built", "")
+  name = f"{source.name} {len(source)} {len(_rows(source))} {body.name} {built}"
   digest = hashlib.sha256(name.encode())
   for row in (0, len(source) - 1):
     example = source[row]

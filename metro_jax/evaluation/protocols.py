@@ -33,6 +33,14 @@ class Protocol(NamedTuple):
   views: str = ""  # of test-time augmentation; empty without
 
 
+class Training(NamedTuple):
+  """What is known of where a network's weights come from."""
+
+  datasets: tuple[str, ...]  # "name/split" that its run trains on
+  init_from: str  # weights that the run began with; "" without
+  steps: int  # updates that the run made of them
+
+
 class Metric(NamedTuple):
   """A number's title, unit ("mm", or "" for a share of 1), label and meaning."""
 
@@ -77,7 +85,7 @@ HAND_METRICS = (
   *("pa_f_5mm", "pa_f_15mm", "pa_auc_50mm", "pa_mesh_auc_50mm"),
 )
 BASELINE = (
-  "The mean mesh of the training split's labelled examples (camera frame, its root at "
+  "The mean mesh of config.data.train's labelled examples (camera frame, its root at "
   "the origin; the upright mean body where none is labelled), predicted for every "
   "example, without test-time augmentation."
 )
@@ -125,7 +133,14 @@ _H36M_CAMERAS = {
 }
 
 
-def for_dataset(dataset: str, config: ConfigDict) -> Protocol:
+def training_of(config: ConfigDict, steps: int) -> Training:
+  """What a run's own config and the steps of its checkpoint say of the weights."""
+  return Training(tuple(config.data.train), config.train.init_from, steps)
+
+
+def for_dataset(
+  dataset: str, config: ConfigDict, training: Training | None = None
+) -> Protocol:
   """The protocol that a dataset is evaluated by.
 
   Args:
@@ -134,8 +149,10 @@ def for_dataset(dataset: str, config: ConfigDict) -> Protocol:
       of the other kind than the network's, is a dataset of one's own. A split of
       Human3.6M whose name has "p1" or "protocol1" in it is protocol 1's, and
       likewise 2.
-    config: Uses `body.model`, `data.train`, `train.init_from` and `eval`.
+    config: Uses `body` and `eval`.
+    training: Of the network; None if it is being trained with this config.
   """
+  training = training or training_of(config, config.train.num_steps)
   name, _, split = dataset.partition("/")
   family = "" if _MIXED in dataset else re.split("[_-]", name)[0]
   hand = config.body.model == "mano"
@@ -150,7 +167,7 @@ def for_dataset(dataset: str, config: ConfigDict) -> Protocol:
   protocol = makers.get(family, _own)(name, split, config)
   return protocol._replace(
     family=family,
-    training=protocol.training or _training(name, config),
+    training=_training(name, protocol.training, training),
     averaging=config.eval.averaging,
     truth=f"{protocol.truth}, and {_JOINTS[config.eval.true_joints]}",
   )
@@ -206,9 +223,8 @@ def _views(protocol: Protocol) -> str:
 
 
 def _synthetic(name: str, split: str, config: ConfigDict) -> Protocol:
-  del split
-  alone = set(config.data.train) == {f"{name}/train"}
-  return SYNTHETIC if alone else SYNTHETIC._replace(training="")
+  del name, split, config
+  return SYNTHETIC
 
 
 def _h36m(name: str, split: str, config: ConfigDict) -> Protocol:
@@ -248,10 +264,15 @@ def _own(name: str, split: str, config: ConfigDict) -> Protocol:
   return kind._replace(name=f"{name}/{split}", about="labels as they were prepared")
 
 
-def _training(name: str, config: ConfigDict) -> str:
-  names = [dataset.partition("/")[0] for dataset in config.data.train]
-  listed = ", ".join(config.data.train)
-  own = "this dataset among them" if name in names else "not on this dataset"
-  start = config.train.init_from
+def _training(name: str, alone: str, training: Training) -> str:
+  """Says what the weights have seen; `alone` if only this dataset's training split."""
+  start = training.init_from
+  if not training.steps:
+    source = f"those of {start}" if start else "somebody else's"
+    return f"not trained here: its weights are {source}, which may have seen any data"
   started = f", from the weights {start}, which may have seen others" if start else ""
-  return f"trained on {listed}, {own}{started}"
+  if alone and set(training.datasets) == {f"{name}/train"}:
+    return f"{alone}{started}"
+  names = [dataset.partition("/")[0] for dataset in training.datasets]
+  own = "this dataset among them" if name in names else "not on this dataset"
+  return f"trained on {', '.join(training.datasets)}, {own}{started}"

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from metro_jax import config as base
 from metro_jax import files
+from metro_jax.evaluation import protocols
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, orbax_folder, patience, state
 
@@ -33,6 +34,7 @@ class Run(NamedTuple):
   variables: dict[str, Any]  # params and batch_stats
   step: int  # updates that made them
   earlier: Sequence[Mapping[str, Any]] = ()  # as of `Checkpoints.save`
+  training: protocols.Training | None = None  # without overrides
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -135,12 +137,13 @@ def load(
   folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, averaged=averaged)
   config = trained_with(config, restored.meta["config"])
+  training = protocols.training_of(config, restored.step)
   config = _with_settings(config, overrides or {}, "overrides")
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   variables = checkpoint.as_like(restored, like, folder)
   earlier = restored.meta.get("earlier", [])
-  return Run(config, network, variables, restored.step, earlier)
+  return Run(config, network, variables, restored.step, earlier, training)
 
 
 def parse_checkpoint(text: str) -> str | int:

@@ -28,6 +28,7 @@ ROOTS = {
   "hips": joints.index(joints.J14, ("R_Hip", "L_Hip")),
   "wrist": joints.index(joints.HAND21, ("Wrist",)),
 }
+_FARTHEST = 100.0  # metres, or crops; numbers beyond are no place of a joint
 
 
 class ReleasedWeights(NamedTuple):
@@ -47,7 +48,10 @@ RELEASED = {
 
 @flax.struct.dataclass
 class Targets:
-  """What a batch says the answer is; labels that are missing are zeros.
+  """What a batch says the answer is.
+
+  Labels that are missing, whether by an example's flag or by a joint's confidence of
+  0, may be any numbers, NaN included: `present` makes them zeros.
 
   Attributes:
     vertices: Per mesh level, coarse to fine, metres, camera frame, at the origin the
@@ -165,22 +169,23 @@ def paper(
     This device's share; its mean over the axis is the loss of the whole batch.
 
   Source: METRO section 3.4, eq. 2-6. Where the paper is silent we follow the released
-    code: every mesh level has its loss, 3D joints are compared from the root, the
-    projection term adds those of the predicted and of the regressed joints, and a
-    joint counts by its confidence. α asks for the label that the term needs: a mesh
-    for L_V, 3D joints for L_J and L_J^reg.
+    code: every mesh level has its loss, 3D joints are compared from the root (see
+    `joint_gaps`), the projection term adds those of the predicted and of the regressed
+    joints, and a joint counts by its confidence. α asks for the label that the term
+    needs: a mesh for L_V, 3D joints for L_J and L_J^reg.
   """
+  targets = present(targets)
   regressed = regress(joint_regressor, prediction.vertices[-1])
   counts = counts or _count(targets, axis_name)
 
   def joint_term(predicted: Array) -> Array:
-    errors = _joint_errors(predicted, targets.joints_3d, jnp.abs, weights.root)
+    errors = _joint_errors(predicted, targets.joints_3d, _l1, weights.root)
     errors = errors.sum(-1).mean(-1)
     return _labelled_mean(errors, targets.has_joints_3d, counts.joints_3d)
 
   def projection_term(points: Array) -> Array:
     predicted = camera.weak_perspective(points, prediction.camera)
-    errors = _projection_errors(predicted, targets.joints_2d, jnp.abs)
+    errors = _projection_errors(predicted, targets.joints_2d, _l1)
     return _labelled_mean(
       errors.sum(-1).mean(-1), targets.has_joints_2d, counts.joints_2d
     )
@@ -234,9 +239,11 @@ def released(
   Source: released code, metro/tools/run_metro_bodymesh.py:216-264 and
     run_metro_handmesh.py. On purpose, a mean is over the labelled examples of all
     devices; there, over each GPU's own, so that an example weighed more beside
-    unlabelled ones. On one device both agree.
+    unlabelled ones. On one device both agree. On purpose, too, an example whose root
+    is not labelled is compared as `joint_gaps` says; there, from whatever numbers
+    stand in the root's place.
   """
-  weights = RELEASED[root]
+  weights, targets = RELEASED[root], present(targets, places=True)
   regressed = regress(joint_regressor, prediction.vertices[-1])
   counts = counts or _count(targets, axis_name)
 
@@ -263,6 +270,74 @@ def released(
   return Losses(total, vertices, direct, mesh, projection)
 
 
+def present(targets: Targets, places: bool = False) -> Targets:
+  """Makes the numbers of labels that are not there zeros, before any arithmetic.
+
+  Args:
+    targets: The labels.
+    places: Whether numbers that can be a place (not zeros, not beyond any person) are
+      kept where only the confidence of a 3D joint, or the flag of 2D joints, denies
+      them. The released code takes a root of confidence 0 for the origin, and its 2D
+      term does not look at the flag. Built datasets hold no such numbers.
+
+  Returns:
+    The same flags and labels; a joint of which all numbers are zeros is not labelled.
+  """
+  sure_3d, sure_2d = targets.joints_3d[..., 3] > 0, targets.joints_2d[..., 2] > 0
+  has_2d = targets.has_joints_2d[:, None]
+  if places:
+    sure_3d |= _is_place(targets.joints_3d)
+    has_2d |= _is_place(targets.joints_2d)
+
+  def kept(values: Array, there: Array) -> Array:
+    return jnp.where(there[..., None], values, 0)
+
+  there_3d = sure_3d & targets.has_joints_3d[:, None]
+  return targets.replace(
+    vertices=tuple(kept(v, targets.has_mesh[:, None]) for v in targets.vertices),
+    joints_3d=kept(targets.joints_3d, there_3d),
+    joints_2d=kept(targets.joints_2d, sure_2d & has_2d),
+  )
+
+
+def _is_place(labels: Array) -> Array:
+  largest = jnp.abs(labels).max(-1)
+  return (largest > 0) & (largest <= _FARTHEST)
+
+
+def joint_gaps(
+  predicted: Float[Array, "b j 3"], labels: Float[Array, "b j 4"], root: str
+) -> Float[Array, "b j 3"]:
+  """Differences of predicted and labelled joints, both seen from one origin.
+
+  g_j = (p_j - o(p)) - (q_j - o(q)) = d_j - Σ_i w_i d_i / Σ_i w_i,  d = p - q
+
+  The origin o is the middle of the root's joints, w = 1 for these. Of an example that
+  does not label all of them (3DPW's owners label no hips) it is the mean of the joints
+  that are labelled, w their confidence. A labelled mesh does not help: it is seen from
+  its own pelvis, and where that is among the joints' labels nobody says. So true joints
+  have gaps of 0 wherever the labels' origin is, and absent labels take no part.
+
+  Args:
+    predicted: Metres, any origin.
+    labels: Metres and confidence, any origin; of `present`.
+    root: A key of `ROOTS`.
+
+  Returns:
+    Metres; of a joint that is not labelled, anything finite.
+  """
+  there = (labels != 0).any(-1, keepdims=True)
+  gaps = jnp.where(there, predicted - labels[..., :3], 0)
+  is_root = jnp.zeros(labels.shape[1], bool).at[ROOTS[root]].set(True)[:, None]
+  rooted = there[:, ROOTS[root]].all(1, keepdims=True)
+  weights = jnp.where(rooted, is_root, labels[..., 3:])
+  # Seen from one joint first, so that the mean of equal gaps is that gap to the bit.
+  seen_from = jnp.take_along_axis(gaps, weights.argmax(1, keepdims=True), axis=1)
+  gaps -= jax.lax.stop_gradient(seen_from)
+  total = weights.sum(1, keepdims=True)
+  return gaps - (weights * gaps).sum(1, keepdims=True) / jnp.where(total > 0, total, 1)
+
+
 def from_hips(points: Float[Array, "b j 3"]) -> Float[Array, "b j 3"]:
   """J14 joints with the middle of the two hips at the origin."""
   return from_root(points, "hips")
@@ -281,10 +356,14 @@ def regress(
     return body_model.regress_joints(regressor, vertices)
 
 
+def _l1(difference: Array) -> Array:
+  """Absolute value whose gradient at 0 is 0, as PyTorch's; that of `jnp.abs` is 1."""
+  return difference * jnp.sign(difference)
+
+
 def _joint_errors(predicted: Array, target: Array, penalty: Any, root: str) -> Array:
-  """Penalty a coordinate, from the root on both sides, times confidence."""
-  difference = from_root(predicted, root) - from_root(target[..., :3], root)
-  return target[..., 3:] * penalty(difference)
+  """Penalty a coordinate, from one origin on both sides, times confidence."""
+  return target[..., 3:] * penalty(joint_gaps(predicted, target, root))
 
 
 def _projection_errors(predicted: Array, target: Array, penalty: Any) -> Array:
@@ -294,7 +373,7 @@ def _projection_errors(predicted: Array, target: Array, penalty: Any) -> Array:
 def _vertex_errors(prediction: Prediction, targets: Targets) -> list[Array]:
   """Absolute differences a coordinate, per level, coarse to fine."""
   pairs = zip(prediction.vertices, targets.vertices, strict=True)
-  return [jnp.abs(predicted - target) for predicted, target in pairs]
+  return [_l1(predicted - target) for predicted, target in pairs]
 
 
 def _count(targets: Targets, axis_name: str | None) -> Counts:

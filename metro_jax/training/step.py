@@ -149,7 +149,10 @@ def _loss(
 ) -> tuple[Array, Any]:
   """The total, and with it the terms, BatchNorm's statistics and sums by dataset."""
   prediction, stats = _forward(model, variables, batch, geometry, key, config.model)
-  targets = make_targets(batch, geometry, config.loss.recipe == "released")
+  # `gendered` is the truth of evaluation alone.
+  truth = geometry._replace(gendered=())
+  released = config.loss.recipe == "released"
+  targets = make_targets(batch, truth, released, config.loss.true_joints)
   regressor = geometry.joint_regressor
   terms = losses.compute(prediction, targets, regressor, config.loss, AXIS, counts)
   groups = {}
@@ -214,7 +217,8 @@ def by_dataset(
 
   Returns:
     "loss" of single examples and how many there are, "examples"; "mpjpe_mm" of the
-    regressed joints from the root, and how many have 3D labels, "labelled".
+    regressed joints from the root, over the labelled ones as in evaluation, and how
+    many examples label the root, "labelled".
   """
 
   leaves, structure = jax.tree.flatten((prediction, targets))
@@ -226,13 +230,14 @@ def by_dataset(
 
   loss = jax.vmap(of_one)(leaves)
   regressed = losses.regress(joint_regressor, prediction.vertices[-1])
-  gap = losses.from_root(regressed, config.loss.root) - losses.from_root(
-    targets.joints_3d[..., :3], config.loss.root
-  )
-  error = 1000 * jnp.linalg.norm(gap, axis=-1).mean(-1)
+  root, labels = config.loss.root, losses.present(targets).joints_3d
+  known = labels[..., 3] > 0
+  gaps_m = jnp.linalg.norm(losses.joint_gaps(regressed, labels, root), axis=-1)
+  number = jnp.maximum(known.sum(-1), 1)
+  error = 1000 * jnp.where(known, gaps_m, 0).sum(-1) / number
   belongs = batch.dataset[:, None] == jnp.arange(len(config.data.train))
   belongs &= batch.valid[:, None]
-  labelled = belongs & targets.has_joints_3d[:, None]
+  labelled = belongs & known[:, losses.ROOTS[root]].all(-1, keepdims=True)
   return {
     "loss": jnp.where(belongs, loss[:, None], 0).sum(0),
     "examples": belongs.sum(0).astype(loss.dtype),
@@ -318,7 +323,10 @@ def normalize_images(
 
 
 def make_targets(
-  batch: Batch, geometry: Geometry, released: bool = False
+  batch: Batch,
+  geometry: Geometry,
+  released: bool = False,
+  true_joints: str = "labels",
 ) -> losses.Targets:
   """Labels of a batch in the network's terms: posed meshes, and its joints.
 
@@ -327,6 +335,7 @@ def make_targets(
     geometry: The body's arrays.
     released: Whether a hand's 3D joints are those of its mesh where there is one, as
       in the released code (run_metro_handmesh.py).
+    true_joints: `config.loss.true_joints`; "mesh" does that for a body, too.
 
   Returns:
     Meshes of every level with the H36M pelvis of the full mesh, or the hand's wrist,
@@ -338,13 +347,14 @@ def make_targets(
     if geometry.body.is_hand:
       of_mesh = hand.joints21(posed)
       root = of_mesh[:, joints.WRIST : joints.WRIST + 1]
-      if released:
-        certain = jnp.pad(of_mesh, ((0, 0), (0, 0), (0, 1)), constant_values=1)
-        joints_3d = jnp.where(batch.has_mesh[:, None, None], certain, joints_3d)
     else:
+      of_mesh = body_model.regress_joints(geometry.joint_regressor, vertices)
       root = body_model.regress_joints(geometry.root_regressor, vertices)
       joints_3d = joints_3d[:, joints.J14_FROM_J24]
       joints_2d = joints_2d[:, joints.J14_FROM_J24]
+    if true_joints == "mesh" or (released and geometry.body.is_hand):
+      certain = jnp.pad(of_mesh, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+      joints_3d = jnp.where(batch.has_mesh[:, None, None], certain, joints_3d)
     vertices = vertices - root
   return losses.Targets(
     vertices=tuple(vertices[:, rows] for rows in geometry.level_rows),

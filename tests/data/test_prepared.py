@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from metro_jax.data import schema
+from metro_jax.data import mixture, schema
 from metro_jax.data.builders import prepared, shards
 from metro_jax.data.readers import formats
 
@@ -239,6 +239,18 @@ def test_what_is_built_is_not_built_again(reader, built, monkeypatch):
   monkeypatch.setattr(shards, "write_all", lambda *_: pytest.fail("wrote something"))
   summary = prepared.build(reader, built, "3dpw", "train", 1)
   assert summary.kept == ROWS
+
+
+def test_a_dataset_that_was_built_again_can_be_told_from_the_one_before(
+  reader, built, copied
+):
+  first = prepared.open_split(built, "3dpw", "train").built
+  assert prepared.open_split(copied, "3dpw", "train").built == first
+  shutil.rmtree(copied / "3dpw" / "train")
+  prepared.build(reader, copied, "3dpw", "train", workers=1)
+  again = prepared.open_split(copied, "3dpw", "train")
+  assert again.built != first
+  assert mixture.Mixture([again, again]).built == f"{again.built} {again.built}"
 
 
 def test_other_rows_of_many_are_other_data(odd_readers, tmp_path):

@@ -1,6 +1,7 @@
 """Building the synthetic dataset: repeatable, resumable, and never half there."""
 
 import errno
+import os
 import pathlib
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from metro_jax import config as configs
+from metro_jax import files
 from metro_jax.body import humanoid
+from metro_jax.data import schema
 from metro_jax.data.builders.synthetic import builder, chunks, scene
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
@@ -108,6 +111,27 @@ def test_any_changed_setting_is_another_dataset(built, tmp_path):
   assert len(names) == 5
   workers = config_for(tmp_path, workers=7)
   assert builder.make_builder(workers).builder_config.name in names
+
+
+def test_changed_drawing_code_is_another_dataset(built, tmp_path, monkeypatch):
+  before = builder.make_builder(built).builder_config.name
+  changed = tmp_path / "scene.py"
+  source = pathlib.Path(scene.__file__).read_bytes()
+  changed.write_bytes(source)
+  monkeypatch.setattr(scene, "__file__", str(changed))
+  assert builder.make_builder(built).builder_config.name == before
+  changed.write_bytes(source.replace(b"0.5", b"0.6", 1))
+  assert builder.make_builder(built).builder_config.name != before
+
+
+def test_all_code_that_drawing_loads_counts_but_what_holds_examples():
+  code = "import sys, metro_jax.data.builders.synthetic.scene; print(*sys.modules)"
+  environment = os.environ | {"PYTHONPATH": files.import_path()}
+  command = [sys.executable, "-c", code]
+  loaded = subprocess.check_output(command, env=environment, text=True).split()
+  loaded = {sys.modules[name] for name in loaded if name.startswith("metro_jax.")}
+  code = {module for module in loaded if not hasattr(module, "__path__")}
+  assert code - {schema} == set(builder._DRAWING)
 
 
 def test_an_interrupted_build_goes_on_with_the_finished_chunks(built, tmp_path, capsys):

@@ -243,6 +243,19 @@ def test_mean_mesh_is_computed_once_for_a_split(tmp_path):
   np.testing.assert_allclose(other, expected_mean_mesh(13), rtol=1e-4, atol=1e-4)
 
 
+def test_a_dataset_that_was_built_again_has_its_own_mean_mesh(tmp_path):
+  before, after = Split(12), Split(12)
+  before.built, after.built = "1", "2"
+  inner = range(1, 11)  # the first and the last example stay as they are
+  changed = {row: before[row] | {"has_mesh": row == 5} for row in inner}
+  after.__class__ = type(
+    "Changed", (Split,), {"__getitem__": lambda s, r: changed.get(r) or before[r]}
+  )
+  baseline.mean_mesh(before, BODY, tmp_path / "mean_mesh.npz")
+  got = baseline.mean_mesh(after, BODY, tmp_path / "mean_mesh.npz")
+  np.testing.assert_array_equal(got, baseline.mean_mesh(after, BODY))
+
+
 def test_a_split_without_meshes_gives_the_upright_mean_body():
   upright = BODY.template * [1, -1, -1]  # half a turn about x, into the camera frame
   expected = upright - BODY.regressors["h36m"][0] @ upright

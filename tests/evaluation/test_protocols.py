@@ -132,6 +132,34 @@ def test_the_words_say_what_the_network_was_trained_on():
   assert "trained on h36m/train" in words("synthetic/test", config)
 
 
+def test_weights_of_others_are_not_said_to_be_trained_on_a_config_s_datasets():
+  config = config_of("smpl", data__train=("h36m/valid_protocol2",))
+  for init_from, whose in (
+    ("metro.bin", "those of metro.bin"),
+    ("", "somebody else's"),
+  ):
+    config.train.init_from = init_from
+    training = protocols.training_of(config, 0)
+    for dataset in ("h36m/valid_protocol2", "3dpw/test", "synthetic/test"):
+      protocol = protocols.for_dataset(dataset, config, training)
+      said = protocols.describe(protocol)
+      assert f"The network was not trained here: its weights are {whose}, which" in said
+      assert "trained on" not in said
+
+
+def test_what_a_network_was_trained_on_is_its_own_runs_not_the_evaluations():
+  run = protocols.training_of(config_of("smpl", data__train=("h36m/train",)), 9)
+  other = config_of("smpl", data__train=("3dpw/test",))
+  said = protocols.describe(protocols.for_dataset("3dpw/test", other, run))
+  assert "trained on h36m/train, not on this dataset" in said
+
+
+def test_synthetic_data_after_given_weights_are_said_to_be():
+  config = config_of(train__init_from="metro.bin")
+  said = words("synthetic/test", config)
+  assert "shares no body" in said and "from the weights metro.bin" in said
+
+
 def test_released_averaging_is_said_not_to_be_exact():
   said = words("3dpw/test", config_of("smpl", eval__averaging="released"))
   assert "not exact: 8 ranks with batches of 30" in said and "counted once" not in said

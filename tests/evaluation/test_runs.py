@@ -90,6 +90,9 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
   assert run.step == 5
   assert run.config.optimizer.learning_rate == config.optimizer.learning_rate == 1e-4
   assert run.config.eval.batch_size == 7  # how to measure is no part of them
+  assert run.training == (("synthetic/train",), "", 5)
+  other = runs.load(tmp_path, "latest", {"data.train": ("mine/train",)})
+  assert other.config.data.train == ("mine/train",) and other.training == run.training
   jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
   with pytest.raises(ArchitectureError, match="expected the config's architecture"):
     runs.load(tmp_path, "latest", {"model.backbone_width": 8})

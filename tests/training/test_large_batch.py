@@ -1,5 +1,6 @@
 """What large batches need: parts, averages, layers computed twice, sums by dataset."""
 
+import functools
 import pathlib
 import runpy
 
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from metro_jax import config as base
-from metro_jax.body import mesh_levels
+from metro_jax.body import joints, mesh_levels
 from metro_jax.models import metro
 from metro_jax.models.encoder import Encoder
 from metro_jax.models.metro import Prediction
@@ -160,6 +161,70 @@ def test_sums_by_dataset_are_those_of_its_own_examples(recipe):
     np.testing.assert_allclose(
       got["mpjpe_mm"][place], errors[labelled].sum(), rtol=1e-4
     )
+
+
+def test_a_datasets_error_is_of_labelled_joints_of_examples_that_label_the_root():
+  config, batch = make_config(), make_batch()
+  config.data.train = ("a/train", "b/train")
+  labels = batch.joints_3d_m.copy()
+  r_hip, l_hip, head = joints.index(joints.J24, ("R_Hip", "L_Hip", "Head"))
+  for row, hidden in ((0, [r_hip]), (1, [r_hip, l_hip]), (2, [head])):
+    labels[row, hidden] = [np.nan, np.nan, np.nan, 0]
+  made = jax.jit(lambda batch: step.make_targets(batch, GEOMETRY))
+  targets = made(batch.replace(joints_3d_m=labels))
+  rng = np.random.default_rng(0)
+  vertices = tuple(rng.normal(size=v.shape) for v in targets.vertices)
+  zeros = np.zeros((16, 3), np.float32), np.zeros((16, 14, 3), np.float32)
+  prediction = jax.tree.map(np.float32, Prediction(*zeros, vertices))
+  one = batch.replace(dataset=np.where(np.arange(16) < 3, 0, 1).astype(np.int32))
+  regressor = GEOMETRY.joint_regressor
+  sums = jax.jit(lambda *case: step.by_dataset(*case, regressor, config))
+  got = sums(prediction, targets, one)
+  np.testing.assert_array_equal(got["labelled"], [1, 8])
+  found = regressor @ vertices[-1][2]
+  true = np.asarray(targets.joints_3d[2, :, :3])
+  gaps = (found - found[2:4].mean(0)) - (true - true[2:4].mean(0))
+  want = 1000 * np.linalg.norm(gaps[:13], axis=-1).mean()
+  np.testing.assert_allclose(got["mpjpe_mm"][0], want, rtol=1e-4)
+  assert np.isfinite(got["loss"]).all()
+
+
+@pytest.mark.parametrize("true_joints", ["labels", "mesh"])
+def test_the_config_says_whether_3d_joints_are_labels_or_the_meshes(true_joints):
+  config = make_config()
+  config.loss.true_joints = true_joints
+  variables = Plain().init(
+    jax.random.key(0), np.zeros((1, PX, PX, 3)), None, None, True
+  )
+
+  @functools.partial(jax.vmap, axis_name=step.AXIS)
+  def joint_loss(batch):
+    key, counts = jax.random.key(0), losses.Counts(*[jnp.ones(())] * 3)
+    args = (variables, batch, GEOMETRY, key, counts, config)
+    return step._loss(Plain(), *args)[1][0].joints
+
+  batch = make_batch()
+  row = int(np.flatnonzero(batch.has_mesh & batch.has_joints_3d)[0])
+  labels = np.stack([batch.joints_3d_m] * 2)
+  labels[1, row, 0, 0] += 1
+  both = jax.tree.map(lambda x: np.stack([x] * 2), batch).replace(joints_3d_m=labels)
+  first, moved = jax.jit(joint_loss)(both)
+  assert (abs(first - moved) > 1e-3) == (true_joints == "labels")
+
+
+def test_training_reads_no_gendered_body():
+  # Gendered truth is evaluation's; a setting of it must not move what is learnt.
+  geometry = GEOMETRY._replace(gendered=(GEOMETRY.body,) * 2)
+  adam, config = optax.sgd(1.0), make_config()
+  state = states.create(Plain(), adam, GEOMETRY.template, PX, 0, False)
+  train_step = step.make_train_step(Plain(), adam, config)
+  traced = jax.make_jaxpr(train_step, axis_env=[(step.AXIS, 1)])
+  jaxpr = traced(state, make_batch(), geometry).jaxpr
+  read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+  gendered = len(jax.tree.leaves(geometry.gendered))
+  inputs = [id(variable) in read for variable in jaxpr.invars]
+  assert not any(inputs[-gendered:]) and sum(inputs) > 10
+  assert step.Geometry._fields[-1] == "gendered"  # the last of the inputs
 
 
 def test_a_single_dataset_has_no_sums_of_its_own():

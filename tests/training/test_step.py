@@ -341,6 +341,17 @@ def test_the_released_hand_takes_its_joints_from_the_mesh_where_there_is_one():
   np.testing.assert_array_equal(got[1], batch.joints_3d_m[1])
 
 
+def test_a_body_takes_its_joints_from_the_mesh_where_the_config_says_so():
+  batch, labels = small_targets()
+  geometry = small_geometry()
+  got = step.make_targets(batch, geometry, true_joints="mesh").joints_3d
+  np.testing.assert_array_equal(got[0], labels.joints_3d[0])  # it has no mesh
+  want = geometry.joint_regressor @ np.asarray(labels.vertices[-1][1])
+  places = got[1, :, :3] - got[1, :1, :3]  # J14 and the mesh each have an origin
+  np.testing.assert_allclose(places, want - want[:1], atol=1e-6)
+  np.testing.assert_array_equal(got[1, :, 3], 1)
+
+
 def test_meshes_of_a_gender_are_posed_with_its_body():
   batch, _ = small_targets()
   geometry = small_geometry()

@@ -8,6 +8,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 
+from metro_jax.data import mixture
 from metro_jax.training import sameness, team
 
 HERE = pathlib.Path(__file__).parent
@@ -113,3 +114,40 @@ def test_settings_versions_and_code_are_compared(key):
   from metro_jax import config as base
 
   assert key in sameness.setup(base.get_config())
+
+
+class Split:
+  """Rows of labels; pictures are somebody's own."""
+
+  def __init__(self, name, labels, image=b""):
+    self.name, self.labels, self.image = name, labels, image
+
+  def __len__(self):
+    return len(self.labels)
+
+  def __getitem__(self, row):
+    return {"key": "x", "image": self.image, "pose": self.labels[row]}
+
+
+def test_processes_with_other_labels_of_equal_number_are_told(monkeypatch):
+  labels = np.arange(30, dtype=np.float32).reshape(10, 3)
+  other = labels.copy()
+  other[7, 1] += 1e-3
+
+  def work(t):
+    mine = other if t.index == 1 else labels.copy()
+    split = Split("people/train", mine, bytes([t.index]))  # other pictures are none
+    t.expect_same("data", sameness.data([split, Split("synthetic/test", mine)]))
+
+  found = together(monkeypatch, 3, work)
+  assert all(isinstance(error, team.MismatchError) for error in found)
+  assert "labels of people/train" in str(found[0])
+  assert "synthetic" not in str(found[0])
+
+
+def test_labels_of_every_part_of_a_mixture_are_compared():
+  parts = [Split(name, np.ones((3, 3))) for name in ("a/train", "b/train")]
+  before = sameness.data([mixture.Mixture(parts)])
+  parts[1].labels[2] = 0
+  after = sameness.data([mixture.Mixture(parts)])
+  assert {k for k in after if after[k] != before[k]} == {"labels of b/train"}

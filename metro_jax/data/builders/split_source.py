@@ -1,6 +1,7 @@
 """The examples of one split by row, out of a tensorflow-datasets folder."""
 
 import itertools
+import pathlib
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -42,8 +43,11 @@ class SplitSource:
     self.name = name
     self.labels = labels
     self._where = where
+    self.built = ""  # tells apart what was built here at other times
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
+      described = (pathlib.Path(builder.data_path) / "dataset_info.json").stat()
+      self.built = f"{described.st_mtime_ns} {described.st_size}"
       lengths = builder.info.splits[split].shard_lengths
       self._records = builder.as_data_source(split, deserialize_method=raw)
       self._length = len(self._records)

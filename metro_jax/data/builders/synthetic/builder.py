@@ -2,7 +2,7 @@
 
 `open_split(config, "train")` is all that others need. A build draws chunks in parallel
 (chunks.py) into a folder beside the dataset, then writes array_record files from them
-and takes the chunks away. Changed settings are another dataset.
+and takes the chunks away. Changed settings or drawing code are another dataset.
 """
 
 import contextlib
@@ -24,10 +24,24 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from metro_jax import files
-from metro_jax.body import humanoid, joints
+from metro_jax.body import body_model, camera, humanoid, joints, rotations
 from metro_jax.data import schema
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
-from metro_jax.data.builders.synthetic import chunks, scene
+from metro_jax.data.builders.synthetic import (
+  anatomy,
+  appearance,
+  backdrop,
+  chunks,
+  scene,
+  stances,
+)
+from metro_jax.rendering import rasterizer
+
+# The code that an example follows from.
+_DRAWING = (
+  *(scene, stances, anatomy, appearance, backdrop, rasterizer),
+  *(body_model, rotations, camera, joints),
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -139,6 +153,8 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
   body = humanoid.load()
   for array in (body.template, body.shape_directions, body.skin_weights):
     digest.update(np.ascontiguousarray(array).tobytes())
+  for module in _DRAWING:
+    digest.update(pathlib.Path(module.__file__).read_bytes())
   name = f"{settings.image_px}px-seed{settings.seed}-{digest.hexdigest()[:10]}"
   data_dir = pathlib.Path(config.data.data_dir).expanduser()
   try:
