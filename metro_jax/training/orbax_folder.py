@@ -4,6 +4,7 @@ Arrays are NumPy's and whole, so that Orbax need not know of other processes.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import sys
@@ -19,6 +20,7 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
+from metro_jax import files
 from metro_jax.training import manifest
 
 Tree = Any  # a pytree of arrays
@@ -186,6 +188,19 @@ def read_meta(
     if missing:
       raise ValueError(f"meta lacks {sorted(missing)}")
     return meta
+
+
+def write_metrics(checkpoint: Folder, metrics: Mapping[str, float]) -> None:
+  """Writes the metrics of a checkpoint that was saved without, Orbax's copy first."""
+  values = {k: float(v) for k, v in metrics.items()}
+  meta = checkpoint / "meta" / "metadata"
+  content = json.loads(meta.read_text()) | {"metrics": values}
+  for path, value in ((checkpoint / "metrics" / "metrics", values), (meta, content)):
+    if isinstance(path, pathlib.Path):
+      with files.replacing(path) as partial:
+        partial.write_text(json.dumps(value))
+    else:
+      path.write_text(json.dumps(value))  # an object appears whole
 
 
 @contextlib.contextmanager

@@ -25,11 +25,13 @@ class Start(NamedTuple):
     state: NumPy arrays, the same bits on every process.
     step: Updates that made it; 0 for a fresh run.
     pipeline: The input pipeline's position as saved; None for a fresh run.
+    validated: Whether the checkpoint has validation errors.
   """
 
   state: Tree
   step: int
   pipeline: Any
+  validated: bool
 
 
 class RunCheckpoints:
@@ -99,12 +101,13 @@ class RunCheckpoints:
     Raises:
       ArchitectureError, ValueError: As `Checkpoints.restore`, on the first process.
     """
-    state, facts = fresh, [0, None]
+    state, facts = fresh, [0, None, False]
     restored = self._own.restore(fresh) if self._own is not None else None
     if restored is not None:
-      state, facts = restored.tree, [restored.step, restored.pipeline]
-    step, position = self._team.share("restoring the latest checkpoint", facts)
-    return Start(self._team.spread(state), step, position)
+      validated = bool(restored.meta["metrics"])
+      state, facts = restored.tree, [restored.step, restored.pipeline, validated]
+    facts = self._team.share("restoring the latest checkpoint", facts)
+    return Start(self._team.spread(state), *facts)
 
   def save(
     self,
@@ -126,3 +129,8 @@ class RunCheckpoints:
     if self._own is not None:
       state = parallel.unreplicate(stacked)
       self._own.save(state, step, pipeline, metrics, config)
+
+  def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Gives a checkpoint its validation errors, as `Checkpoints.add_metrics`."""
+    if self._own is not None:
+      self._own.add_metrics(step, metrics)
