@@ -182,6 +182,22 @@ def test_one_request_may_arrive_twice():
   assert ended([signal.SIGTERM] * 2, 0.1, **text)[0] == 3
 
 
+def test_a_request_to_a_command_that_is_being_imported_is_answered(tmp_path):
+  command_line = [
+    *(sys.executable, "-m", "metro_jax.train", f"--config={CONFIG}:tiny"),
+    *(f"--workdir={tmp_path}", "--stopped_exit_code=75"),
+  ]
+  with subprocess.Popen(command_line, cwd=ROOT, stderr=subprocess.PIPE) as process:
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    kept = f"SigBlk:\t{1 << (signal.SIGTERM - 1):016x}\n"
+    while kept not in status.read_text():
+      time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1].endswith(b"the same command goes on\n")
+    assert process.returncode == 75
+  assert not list(tmp_path.iterdir())
+
+
 # The whole command, in this process.
 
 
@@ -192,6 +208,14 @@ def stand_in(tmp_path_factory):
   patch.setattr(sys, "path", [str(HERE), *sys.path])
   build = runpy.run_path(str(HERE / "in_processes.py"))["build"]
   patch.setattr(setup, "build", build)
+  # Starts of the same run in one process, which compiles once.
+  for owner, name in (
+    (command.states, "create"),
+    (command.steps, "make_train_step"),
+    (command.parallel, "map_step"),
+    (command.evaluator, "map_eval_step"),
+  ):
+    patch.setattr(owner, name, made_once(getattr(owner, name)))
   spec = importlib.util.spec_from_file_location("synthetic", CONFIG)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -210,6 +234,19 @@ def stand_in(tmp_path_factory):
 
   yield make
   patch.undo()
+
+
+def made_once(make):
+  """The same, for calls that agree in the kind of what they are first given."""
+  made = {}
+
+  def once(first, *others, **named):
+    key = first if callable(first) and not hasattr(first, "apply") else type(first)
+    if key not in made:
+      made[key] = make(first, *others, **named)
+    return made[key]
+
+  return once
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +297,8 @@ MOMENTS = (
   (command.examples, "draw", 1, 4),
   (evaluator.parallel, "gather", 2, 4),
   (command.RunCheckpoints, "add_metrics", 1, 4),
-  (evaluator.parallel, "gather", 1, 6),  # in the last validation, after two steps
+  (command.Window, "add", 2, 6),
+  (evaluator.parallel, "gather", 1, 6),
   (command, "_best", 1, 6),
   (baseline, "mean_mesh_baseline", 1, 6),
   (command.run_report, "write", 1, 6),
