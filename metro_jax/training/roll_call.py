@@ -12,6 +12,7 @@ import time
 
 POLL_S = 0.5
 GREETING = b"metro_jax "
+STRANGERS = 64  # that may call at once without keeping a process out
 
 
 class AbsentError(OSError):
@@ -49,39 +50,40 @@ def hold(coordinator: str, count: int, index: int, limit_s: float) -> None:
 
 def _answer_all(port: int, count: int, deadline: float) -> list[int]:
   """The first process: hears all, then tells them who is missing."""
-  others, here, told = set(range(1, count)), {}, set()
+  others, told = set(range(1, count)), set[int]()
+  here: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     server = stack.enter_context(_listen(port, count))
     server.settimeout(POLL_S)
     while True:
-      while here.keys() | told != others and time.monotonic() < deadline:
-        number, caller = _hear(server)
-        stack.enter_context(caller or contextlib.nullcontext())
-        if number in others:
+      while not others <= here.keys() | told and time.monotonic() < deadline:
+        caller, number = _hear(server)
+        if caller is not None:
+          stack.enter_context(caller)
           here[number] = caller  # a process that lost its connection calls again
       missing = sorted(others - here.keys() - told)
       told |= {number for number, caller in here.items() if _tell(caller, missing)}
       here.clear()
-      if missing or told == others:
+      if missing or others <= told:
         return missing
 
 
-def _hear(server: socket.socket) -> tuple[int, socket.socket | None]:
-  """A caller and its number; 0 for nobody, or a stranger, who is not answered."""
+def _hear(server: socket.socket) -> tuple[socket.socket | None, int]:
+  """A caller and its number; None for nobody, or a stranger, who is not answered."""
   try:
     caller, _ = server.accept()
   except OSError:  # nobody called, or hung up
-    return 0, None
+    return None, 0
   try:
     caller.settimeout(POLL_S)
     with caller.makefile("rb") as heard:
       said = heard.readline(len(GREETING) + 16)
     if said.startswith(GREETING) and said.endswith(b"\n"):
-      return int(said.removeprefix(GREETING)), caller
+      return caller, int(said.removeprefix(GREETING))
   except (OSError, ValueError):
     pass
   caller.close()
-  return 0, None
+  return None, 0
 
 
 def _tell(caller: socket.socket, missing: list[int]) -> bool:
@@ -101,7 +103,7 @@ def _listen(port: int, count: int) -> socket.socket:
   family = socket.AF_INET6 if both else socket.AF_INET
   try:
     return socket.create_server(
-      ("", port), family=family, backlog=count, dualstack_ipv6=both
+      ("", port), family=family, backlog=count + STRANGERS, dualstack_ipv6=both
     )
   except OSError as error:
     raise AbsentError(

@@ -8,6 +8,7 @@ ended, is ended.
 """
 
 import contextlib
+import os
 import select
 import signal
 import socket
@@ -229,7 +230,7 @@ class StopRequest:
       self._changed.notify_all()
     if self._at_once and not self._held and self._handles:
       self._kicks += 1
-      signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def _is_overdue(self) -> bool:
     if self._exit_code is None:

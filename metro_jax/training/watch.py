@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import logging
@@ -136,7 +136,7 @@ class Watch:
     leave(1)
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
   """Ends the process at once, also if threads or other processes hang."""
   sys.stdout.flush()
   sys.stderr.flush()

@@ -58,7 +58,7 @@ def call(port) -> socket.socket:
   """A connection to a process that is about to listen."""
   while True:
     try:
-      return socket.create_connection(("127.0.0.1", port), 1)
+      return socket.create_connection(("127.0.0.1", port), 10)
     except ConnectionRefusedError:
       continue
 
