@@ -8,6 +8,7 @@ ended, is ended.
 """
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -25,8 +26,8 @@ from metro_jax.training.team import PREFIX, Team, coordination
 
 POLL_S = 1.0
 POLL_SOON_S = 0.1  # while the processes agree
-PATIENCE_S = 8.0  # until a process that does not end by itself is ended
-OTHERS_S = 12.0  # that the first process waits for the others to end
+PATIENCE_S = 6.0  # until a process that does not listen is ended; twice if it does
+OTHERS_S = 15.0  # that the first process waits for the others to end; more than those
 SAME_S = 1.0  # signals closer than that are one request, sent twice by a launcher
 FREE = "free"
 
@@ -52,6 +53,7 @@ class StopRequest:
     self._at_once = self._raised = False
     self._heard_at = self._ending_since = 0.0
     self._kicks = 0  # signals to the main thread that are this object's own
+    self._kicked_at = -POLL_S
     self._passed, self._stop_at = 0, sys.maxsize  # places, counted alike by all
     self._told, self._agreed = False, False
     self._changed = threading.Condition()
@@ -158,14 +160,15 @@ class StopRequest:
 
   def _ask(self, number: int, frame: FrameType | None) -> None:
     """Handles the signal, in the main thread, between any two of its instructions."""
-    del number, frame
+    del number
     self._asked = True
     if self._met and self._team.count == 1 and not self._held:
       self._end()
-    self._raise_if_free()
+    if not _is_lost_in(frame) and not _is_handled(sys.exc_info()[1]):
+      self._raise_if_free()  # otherwise the thread signals again
 
   def _raise_if_free(self) -> None:
-    if self._at_once and not self._held and not self._raised:
+    if self._at_once and not self._held:
       self._raised = True
       raise Stopped(self._exit_code)
 
@@ -191,6 +194,7 @@ class StopRequest:
           self._agree()
         except RuntimeError as error:
           logging.info("cannot reach the other processes: %s", error)
+      self._kick()
       if self._is_overdue():
         self.leave()
 
@@ -206,6 +210,14 @@ class StopRequest:
         self._heard_at, self._asked = time.monotonic(), True
         if self._met and self._team.count == 1 and not self._held:
           self._end()
+
+  def _kick(self) -> None:
+    """Has the main thread end; again and again, since what it raises may be lost."""
+    due = time.monotonic() - self._kicked_at > POLL_S
+    if due and self._at_once and not self._held and self._handles:
+      self._kicked_at = time.monotonic()
+      self._kicks += 1
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def _agree(self) -> None:
     """Tells the others where this process is; when all have, decides as they do."""
@@ -228,9 +240,6 @@ class StopRequest:
       else:
         self._stop_at = max(map(int, told.values())) + 1
       self._changed.notify_all()
-    if self._at_once and not self._held and self._handles:
-      self._kicks += 1
-      os.kill(os.getpid(), signal.SIGTERM)
 
   def _is_overdue(self) -> bool:
     if self._exit_code is None:
@@ -238,3 +247,20 @@ class StopRequest:
     since = self._ending_since or (0.0 if self._met else self._heard_at)
     limit_s = PATIENCE_S * (2 if self._raised else 1)
     return since > 0 and time.monotonic() - since > limit_s
+
+
+def _is_lost_in(frame: FrameType | None) -> bool:
+  """Whether the interpreter drops what is raised here, as in a destructor."""
+  callbacks = [getattr(call, "__code__", None) for call in gc.callbacks]
+  while frame is not None:
+    if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+      return True
+    frame = frame.f_back
+  return False
+
+
+def _is_handled(error: BaseException | None) -> bool:
+  """Whether the work is already ending because of the request."""
+  while error is not None and not isinstance(error, Stopped):
+    error = error.__context__
+  return error is not None

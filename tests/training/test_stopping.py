@@ -42,6 +42,34 @@ def test_where_nothing_is_held_a_request_ends_the_work():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
+class Destroyed:
+  def __del__(self):
+    ask()
+
+
+def test_a_request_that_comes_in_a_destructor_or_is_swallowed_is_not_lost():
+  with pytest.raises(Stopped), StopRequest() as request:
+    request.share(team.Team())
+    Destroyed()
+    with contextlib.suppress(Stopped):
+      time.sleep(30)
+    time.sleep(30)
+
+
+def test_what_is_cleaned_up_meanwhile_is_not_interrupted_again():
+  cleaned = []
+  with pytest.raises(Stopped), StopRequest() as request:
+    request.share(team.Team())
+    try:
+      ask()
+    finally:
+      with contextlib.suppress(ValueError):
+        raise ValueError("while cleaning up")
+      time.sleep(2.5 * stopping.POLL_S)
+      cleaned.append(True)
+  assert cleaned
+
+
 def test_what_is_held_is_asked_before_it_ends():
   with StopRequest() as request:
     request.share(team.Team())
