@@ -3,21 +3,32 @@
 #
 #   launch/tpu_pod.sh create            makes the slice
 #   launch/tpu_pod.sh install           copies this checkout to all workers, installs it
-#   launch/tpu_pod.sh run FLAGS...      starts python -m metro_jax.train FLAGS on all
+#   launch/tpu_pod.sh run FLAGS...      starts python -m metro_jax.train FLAGS on all; a
+#                                       run that is there already is stopped first
 #   launch/tpu_pod.sh logs [WORKER]     follows a worker's log, the first one's by default
-#   launch/tpu_pod.sh status            exit code of the run, or "running"
+#   launch/tpu_pod.sh status [WORKER]   exit code of the run, "running", or "lost"
+#                                       if it has neither, as after a reboot
 #   launch/tpu_pod.sh stop              SIGTERM: saves and ends; `run` goes on from there
 #   launch/tpu_pod.sh delete            gives the slice back
 #   launch/tpu_pod.sh all FLAGS...      create, install, run, logs
 #
 # With --dry-run before the action nothing is done; the commands are printed. Settings:
 #   NAME=metro ZONE=us-central1-a ACCELERATOR=v5litepod-16 PROJECT= SPOT=1 RUNTIME=
+# What stands in single quotes is expanded by the machines, not here:
+# shellcheck disable=SC2016
 set -euo pipefail
 
 NAME=${NAME:-metro} ZONE=${ZONE:-us-central1-a} ACCELERATOR=${ACCELERATOR:-v5litepod-16}
 PROJECT=${PROJECT:-} SPOT=${SPOT:-} RUNTIME=${RUNTIME:-}
-# The machines' own Python is too old; uv brings one. Expanded there, not here:
-# shellcheck disable=SC2016
+# What the machines do. After a reboot no process with this number has such a child.
+RUNNING='-f metro_jax.train -P "$(cat train.pid)"'
+STATUS="cd metro_jax && if pgrep $RUNNING > /dev/null; then echo running; else sleep 1; "
+STATUS+="cat train.code 2>/dev/null || echo lost; fi"
+# A run that is stopped saves, which takes as long as it takes, but not for ever.
+END="if [ -s train.pid ] && pkill -TERM $RUNNING; then for _ in \$(seq 120); do "
+END+="pgrep $RUNNING > /dev/null || break; sleep 1; done; pkill -KILL $RUNNING; fi; "
+END+='rm -f train.code train.pid'
+# Their own Python is too old; uv brings one.
 SET_UP='mkdir -p metro_jax && tar -C metro_jax -xzf metro_jax.tgz && cd metro_jax &&
 python3 -m pip install -q --user uv && export PATH=$HOME/.local/bin:$PATH &&
 uv venv -q --allow-existing --python 3.12 .venv && uv pip install -q -e ".[tpu]"'
@@ -25,7 +36,7 @@ dry=''
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
-  sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -83,11 +94,15 @@ run() {
   local flags
   flags=$(printf '%q ' "$@")
   # The run outlives this connection; train.code appears when it ends.
-  on all "cd metro_jax && rm -f train.code && { nohup sh -c '.venv/bin/python -m metro_jax.train \"\$@\"; echo \$? > train.code' train $flags > train.log 2>&1 < /dev/null & echo \$! > train.pid; }"
+  on all "cd metro_jax && { $END; nohup sh -c '.venv/bin/python -m metro_jax.train \"\$@\"; echo \$? > train.code' train $flags > train.log 2>&1 < /dev/null & echo \$! > train.pid; }"
 }
 
-logs() { on "${1:-0}" 'tail -n 100 -F metro_jax/train.log'; }
-status() { on 0 'cat metro_jax/train.code 2>/dev/null || echo running'; }
+logs() { # logs WORKER
+  on "$1" 'tail -n 100 -F metro_jax/train.log'
+}
+status() { # status WORKER
+  on "$1" "$STATUS"
+}
 stop() { on 0 "pkill -TERM -P \$(cat metro_jax/train.pid)"; }
 delete() { tpu delete "$NAME" --quiet; }
 
@@ -98,16 +113,18 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   fi
   action=${1:-}
   case $action in
-    create | install | run | logs | status | stop | delete)
+    create | install | stop | delete) "$action" ;;
+    logs | status) "$action" "${2:-0}" ;;
+    run)
       shift
-      "$action" "$@"
+      run "$@"
       ;;
     all)
       shift
       create
       install
       run "$@"
-      logs
+      logs 0
       ;;
     *) usage ;;
   esac

@@ -31,7 +31,17 @@ request() {
 
 give_back() { queued delete --force --quiet; }
 
-state() { queued describe --format='value(state.state)' 2>/dev/null || echo NONE; }
+state() { # NONE only if there is none; UNKNOWN if it could not be asked
+  local said
+  if said=$(queued describe --format='value(state.state)' 2>&1); then
+    printf '%s\n' "${said##*$'\n'}"
+  elif [[ $said == *NOT_FOUND* ]]; then
+    echo NONE
+  else
+    printf '%s\n' "$said" >&2
+    echo UNKNOWN
+  fi
+}
 
 wait_for_slice() {
   local now
@@ -39,24 +49,50 @@ wait_for_slice() {
     now=$(state)
     case $now in
       ACTIVE) return ;;
-      NONE) request ;;
+      NONE) request || [ -n "$requested" ] || exit 1 ;;
       SUSPENDED | SUSPENDING | FAILED) give_back || true ;;
     esac
+    requested=1
     echo "$(date +%T) $QUEUED: $now" >&2
     sleep "$EVERY"
   done
 }
 
+look() { # what the machines say of the run: an exit code, running or lost
+  local all line found=''
+  all=$(status all) || return 1
+  while IFS= read -r line; do
+    case $line in
+      lost) # started anew: the others end without it
+        echo lost
+        return
+        ;;
+      running) found=running ;;
+      *[!0-9]* | '') ;; # gcloud's own words
+      0) found=${found:-0} ;;
+      "$STOPPED") [[ -n $found && $found != 0 ]] || found=$line ;;
+      *) [ "$found" = running ] || found=$line ;;
+    esac
+  done <<<"$all"
+  [ -n "$found" ] && echo "$found"
+}
+
 train() { # until it ends (0), or the slice or the run must be had anew (1)
-  local code
+  local code now
   run --stopped_exit_code="$STOPPED" "$@" || return 1
-  while [ "$(state)" = ACTIVE ]; do
+  while true; do
     sleep "$EVERY"
-    code=$(status) || continue
+    now=$(state)
+    case $now in
+      ACTIVE) ;;
+      UNKNOWN) continue ;;
+      *) return 1 ;;
+    esac
+    code=$(look) || continue
     case $code in
       running) ;;
       0) return 0 ;;
-      "$STOPPED") return 1 ;;
+      lost | "$STOPPED") return 1 ;;
       *)
         echo "The run failed with exit code $code; see launch/tpu_pod.sh logs" >&2
         failures=$((failures + 1))
@@ -65,7 +101,6 @@ train() { # until it ends (0), or the slice or the run must be had anew (1)
         ;;
     esac
   done
-  return 1
 }
 
 if [ "${1:-}" = --dry-run ]; then
@@ -75,7 +110,7 @@ if [ "${1:-}" = --dry-run ]; then
   queued describe --format='value(state.state)'
   install
   run --stopped_exit_code="$STOPPED" "$@"
-  status
+  status all
   give_back
   exit 0
 fi
@@ -87,9 +122,13 @@ fi
   sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
-failures=0 installed=''
+failures=0 installed='' requested=''
 while true; do
-  [ "$(state)" = ACTIVE ] || installed=''
+  now=$(state)
+  case $now in
+    ACTIVE | UNKNOWN) ;;
+    *) installed='' ;;
+  esac
   wait_for_slice
   [ -n "$installed" ] || install || continue
   installed=1

@@ -5,6 +5,13 @@ Run:    python -m metro_jax.train --config=configs/synthetic.py --workdir=runs/s
 Result: WORKDIR/checkpoints, metrics.jsonl, tensorboard, eval/test.json, report.html.
 """
 
+import signal
+
+if __name__ == "__main__":
+  # A request to stop waits until the rest is imported and can answer it.
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+import contextlib
 import os
 import pathlib
 import time
@@ -49,6 +56,7 @@ from metro_jax.training.logs import RunLog
 from metro_jax.training.orbax_folder import Folder
 from metro_jax.training.run_checkpoints import RunCheckpoints, Start
 from metro_jax.training.run_lock import RunLock
+from metro_jax.training.stopping import Stopped, StopRequest
 from metro_jax.training.team import Team
 from metro_jax.training.window import NotFiniteError, Window
 from metro_jax.weights import imagenet, weight_files
@@ -83,6 +91,7 @@ class Job(NamedTuple):
   config: ConfigDict
   folder: RunFolder
   team: Team
+  request: StopRequest
   splits: Splits
   network: setup.Network
   geometry: steps.Geometry
@@ -100,6 +109,7 @@ def train(
   config: ConfigDict,
   workdir: str | os.PathLike[str],
   team: Team | None = None,
+  request: StopRequest | None = None,
   start_over: bool = False,
 ) -> bool:
   """Trains, validates and saves; then measures the best network and reports.
@@ -108,14 +118,16 @@ def train(
     config: Made by `metro_jax.config.get_config`, with what differs.
     workdir: Made if it does not exist; also in a bucket. If it holds an interrupted
       run of the same network and data, the run goes on as if it had not stopped.
-    team: The run's processes; None for this one alone.
+    team: The run's processes; this one alone by default.
+    request: Shared with them; by default SIGTERM is listened to.
     start_over: Whether to begin at step 0 where a run has left files but no checkpoint
       that can be read; they are set aside.
 
   Returns:
-    Whether the run reached its end, rather than a request to stop.
+    Whether the run reached its end; otherwise it was asked to stop, and has saved.
 
   Raises:
+    Stopped: If it was asked to stop where there was nothing to save.
     ValueError: If the config, the data, given weights or a checkpoint do not fit, or
       processes were started with different ones.
     FileNotFoundError: If datasets, body files or weights are not there; all are named.
@@ -127,15 +139,23 @@ def train(
   base.validate(config)
   datasets.expect_everything(config)
   fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
-  with (
-    RunLock(workdir, team.is_first) as lock,
-    RunFolder(workdir, team.is_first, fetched, False, lock.is_held) as folder,
-  ):
-    return _train(config, folder, team, lock, start_over)
+  with contextlib.ExitStack() as stack:
+    if request is None:
+      request = stack.enter_context(StopRequest())
+      request.share(team)
+    lock = stack.enter_context(RunLock(workdir, team.is_first))
+    folder = RunFolder(workdir, team.is_first, fetched, False, lock.is_held)
+    stack.enter_context(folder)
+    return _train(config, folder, team, request, lock, start_over)
 
 
 def _train(
-  config: ConfigDict, folder: RunFolder, team: Team, lock: RunLock, start_over: bool
+  config: ConfigDict,
+  folder: RunFolder,
+  team: Team,
+  request: StopRequest,
+  lock: RunLock,
+  start_over: bool,
 ) -> bool:
   started = time.time()
   team.expect_same("settings, code and machines", sameness.setup(config))
@@ -155,7 +175,16 @@ def _train(
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
   job = Job(
-    config, folder, team, splits, network, geometry, eval_step, lock, start_over
+    config,
+    folder,
+    team,
+    request,
+    splits,
+    network,
+    geometry,
+    eval_step,
+    lock,
+    start_over,
   )
   finished = _fit(job)
   if finished:
@@ -179,16 +208,29 @@ def _fit(job: Job) -> bool:
 
   with RunCheckpoints(folder, keep, job.team, publish) as checkpoints:
     start = _start(job, checkpoints, adam)
-    if start.step >= config.train.num_steps:
+    pending = _is_pending(start, config)
+    if start.step >= config.train.num_steps and not pending:
+      job.request.release()
       return True
-    with _open_log(job, start.step) as log, watch.StopRequest(job.team) as request:
+    with _open_log(job, start) as log:
       try:
-        step = _loop(job, train_step, start, checkpoints, log, request)
+        step, stopped = _loop(job, train_step, start, checkpoints, log)
       except NotFiniteError as error:
         raise FloatingPointError(_explain(job, checkpoints, error)) from error
-  if step < config.train.num_steps:
+  if stopped:
     log.say(f"Stopped after step {step}, which is saved; the same command goes on")
-  return step >= config.train.num_steps
+    return False
+  job.request.release()
+  return True
+
+
+def _is_pending(start: Start, config: ConfigDict) -> bool:
+  """Whether a request to stop cut the validation of the step to go on from."""
+  step, train = start.step, config.train
+  due = 0 < step <= train.num_steps and _due(
+    step, train.validate_every, train.num_steps
+  )
+  return due and not start.validated
 
 
 def _loop(
@@ -197,31 +239,39 @@ def _loop(
   start: Start,
   checkpoints: RunCheckpoints,
   log: RunLog,
-  request: watch.StopRequest,
-) -> int:
-  """Steps from the start to the end of the run or a request to stop; the last step."""
-  config, last = job.config, job.config.train.num_steps
+) -> tuple[int, bool]:
+  """Steps from the start to the end of the run; the last step, and whether asked to."""
+  config, last, request = job.config, job.config.train.num_steps, job.request
   state, window = parallel.replicate(start.state), Window(config.data.train)
-  step, batches = start.step, _batches(job, start.step)
+  step, stopped = start.step, False
+  if _is_pending(start, config):
+    checkpoints.add_metrics(step, _validate(job, state, step, log))
+  batches = _batches(job, start.step)
   rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
     state, metrics = train_step(state, parallel.shard(batch))
     window.add(metrics)
     log.tick(step)
-    stopping = request.after(step)
-    validating = _due(step, config.train.validate_every, last) and not stopping
-    saving = validating or stopping or _due(step, config.train.checkpoint_every, last)
+    request.hold()  # a restart would have to make this step again
+    stopped = request.due()
+    validating = _due(step, config.train.validate_every, last) and not stopped
+    saving = validating or stopped or _due(step, config.train.checkpoint_every, last)
     if saving or _due(step, config.train.log_every, last):
       means = window.mean(step)  # never saves what is not finite
       log.train(step, {**means, "learning_rate": float(rate(step - 1))})
-    errors = _validate(job, state, step, log) if validating else None
+    errors = None
+    if validating:
+      try:
+        errors = _validate(job, state, step, log)
+      except Stopped:
+        stopped = True  # the next start validates first
     if saving:
       position = pipeline.saved_position(step, job.splits.train, config)
       checkpoints.save(state, step, position, errors, config.to_dict(), earlier)
-    if stopping:
+    if stopped:
       break
-  return step
+  return step, stopped
 
 
 def _batches(job: Job, first: int) -> Iterator[Batch]:
@@ -248,11 +298,12 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
   )
 
 
-def _open_log(job: Job, step: int) -> RunLog:
+def _open_log(job: Job, start: Start) -> RunLog:
   if not job.team.is_first:
     return logs.NoLog()
+  train = job.config.train
   return RunLog(
-    job.workdir, step, job.config.train.num_steps, job.config.train.batch_size
+    job.workdir, start.step, train.num_steps, train.batch_size, start.validated
   )
 
 
@@ -339,13 +390,23 @@ def _due(step: int, every: int, last: int) -> bool:
 def _validate(
   job: Job, state: states.TrainState, step: int, log: RunLog
 ) -> dict[str, float]:
-  """Errors on the validation split, logged with a few pictures."""
+  """Errors on the validation split, logged with a few pictures.
+
+  Raises:
+    Stopped: Between two batches, if the run was asked to stop; nothing is logged.
+  """
   config, split = job.config, job.splits.validation
   log.pause()
   batches = pipeline.eval_batches(
     split, config, job.team.index, job.team.count, config.eval.max_examples
   )
-  results = evaluator.evaluate(job.eval_step, state.variables, batches)
+
+  def between(batch: Any, done: Any) -> None:
+    del batch, done
+    if job.request.due():
+      raise Stopped
+
+  results = evaluator.evaluate(job.eval_step, state.variables, batches, watch=between)
   log.scalars(step, "validation", results.means_mm)
   text = ", ".join(
     f"{k.removesuffix('_mm')} {v:.1f}" for k, v in results.means_mm.items()
@@ -421,22 +482,34 @@ def _best(job: Job) -> tuple[int, Any, ConfigDict, list[dict[str, Any]]]:
 def main(arguments: list[str]) -> int:
   command_line.expect_no_arguments(arguments)
   command_line.keep_memory()
+  with StopRequest(FLAGS.stopped_exit_code) as request:
+    try:
+      return 0 if _run(request) else FLAGS.stopped_exit_code
+    except Stopped:
+      request.leave()
+
+
+def _run(request: StopRequest) -> bool:
+  """Joins the other processes and trains; whether the run reached its end."""
   base.validate(FLAGS.config)
   bucket.expect_usable(FLAGS.workdir)
   bucket.expect_usable(FLAGS.config.train.init_from, writes=False)
   team = processes.join(processes.find(), FLAGS.config.train.wait_limit_s)
+  request.share(team)
   try:
     with watch.Watch(team):
       team.limit_s = LONG_LIMIT_S  # the watch finds out sooner who is gone
-      finished = train(FLAGS.config, FLAGS.workdir, team, FLAGS.start_over)
+      finished = train(FLAGS.config, FLAGS.workdir, team, request, FLAGS.start_over)
       team.meet("ending the run")
   except (Exception, KeyboardInterrupt) as error:
+    if request.ends_at_once():
+      raise Stopped from error  # such as a process that has ended, as it was asked to
     if team.count == 1 and not isinstance(error, watch.StalledError):
       raise
     # An ordinary exit waits for threads and processes that may never answer.
     command_line.tell("train", error)
     watch.leave(1)
-  return 0 if finished else FLAGS.stopped_exit_code
+  return finished
 
 
 if __name__ == "__main__":

@@ -136,9 +136,22 @@ class Checkpoints:
     Raises:
       CheckpointError: If it failed, naming the folder and the last good checkpoint.
     """
-    saving, self._saving = self._saving, None
+    saving = self._saving
     if saving is not None:
+      futures.wait([saving])  # also for another thread that ends the process
+      self._saving = None
       saving.result()
+
+  def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Gives a checkpoint that was saved before its validation the errors.
+
+    Args:
+      step: Of the checkpoint.
+      metrics: As for `save`.
+    """
+    self.wait()
+    orbax_folder.write_metrics(self._folder, step, metrics)
+    self._keep.note(step, metrics)
 
   def restore(self, state: Tree, start_over: bool = False) -> Restored | None:
     """The latest good checkpoint, to go on from.

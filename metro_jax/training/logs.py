@@ -27,13 +27,25 @@ class RunLog:
 
   After a resume the lines and points beyond the restored step are dropped, so that
   every step stands in the file once.
+
+  Args:
+    workdir: Of the run.
+    first_step: The restored step.
+    num_steps: Of the run.
+    batch_size: Of the run, for rates.
+    validated: Whether the restored step was validated; if not its lines go, too.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, first_step: int, num_steps: int, batch_size: int
+    self,
+    workdir: pathlib.Path,
+    first_step: int,
+    num_steps: int,
+    batch_size: int,
+    validated: bool = True,
   ):
     self._file = workdir / METRICS_FILE
-    self._drop_after(first_step)
+    self._drop_after(first_step, validated)
     self._lines = self._file.open("a", buffering=1)
     self._board = tensorboardX.SummaryWriter(
       str(workdir / "tensorboard"), purge_step=first_step + 1, max_queue=100
@@ -109,10 +121,15 @@ class RunLog:
     else:
       self._bar.write(text)
 
-  def _drop_after(self, step: int) -> None:
+  def _drop_after(self, step: int, validated: bool) -> None:
     if not self._file.exists():
       return
-    kept = [line for line in read_metrics(self._file.parent) if line["step"] <= step]
+
+    def is_kept(line: dict) -> bool:
+      repeated = line["group"] == "validation" and not validated
+      return line["step"] < step or (line["step"] == step and not repeated)
+
+    kept = [line for line in read_metrics(self._file.parent) if is_kept(line)]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     with files.replacing(self._file) as partial:
       partial.write_text(text)

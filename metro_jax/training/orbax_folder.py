@@ -22,6 +22,7 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
+from metro_jax import files
 from metro_jax.training import manifest, patience
 
 Tree = Any  # a pytree of arrays
@@ -322,6 +323,18 @@ def says_damage(error: Exception) -> bool:
 
 def _damaged(folder: Folder, step: int, reason: str) -> DamagedError:
   return DamagedError(f"checkpoint {folder / str(step)} is damaged: {reason}")
+
+
+def write_metrics(folder: Folder, step: int, metrics: Mapping[str, float]) -> None:
+  """Gives a checkpoint that was saved without metrics its own."""
+  meta = read_meta(folder, step) | {"metrics": {k: float(metrics[k]) for k in metrics}}
+  text = json.dumps(meta | {"digest": manifest.digest(meta)})
+  path = folder / str(step) / "meta" / META_FILE
+  if isinstance(path, pathlib.Path):
+    with files.replacing(path) as partial:
+      partial.write_text(text)
+  else:
+    path.write_text(text)  # an object appears whole
 
 
 @contextlib.contextmanager

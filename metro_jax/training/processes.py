@@ -5,7 +5,6 @@ and `join` the only one that calls `jax.distributed`. What the processes say to 
 other afterwards stands in `team.py`.
 """
 
-import glob
 import importlib.util
 import os
 import re
@@ -100,6 +99,8 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
     return Team(source=place.source)
   if place.coordinator:
     roll_call.hold(place.coordinator, place.count, place.index, limit_s)
+  # It would take SIGTERM for itself, and answer it between steps only.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       place.coordinator,
@@ -110,10 +111,11 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
       initialization_timeout=int(limit_s),
       heartbeat_timeout_seconds=HEARTBEAT_S,
     )
-  except RuntimeError as error:
+  except (RuntimeError, ValueError, OSError) as error:
     reason = " ".join(str(error).split())[:300]
     raise ValueError(
-      f"{place.source}: cannot connect the processes: {reason}"
+      f"{place.source}: cannot connect the processes: {reason}; METRO_PROCESSES=1 runs "
+      "this one alone"
     ) from error
   return Team(jax.process_index(), jax.process_count(), place.source, limit_s)
 
@@ -217,8 +219,8 @@ def _whole(env: Mapping[str, str], name: str, least: int) -> int:
   return int(text)
 
 
-def _has_tpus(env: Mapping[str, str], pci: str = "/sys/bus/pci/devices") -> bool:
-  """Whether JAX would run on TPUs: Google's chips, libtpu, and no other platform."""
+def _has_tpus(env: Mapping[str, str]) -> bool:
+  """Whether JAX would run on TPUs: its chips, libtpu, and no other platform."""
   platforms = env.get("JAX_PLATFORMS", "")
   if platforms and "tpu" not in platforms:
     return False
@@ -227,8 +229,8 @@ def _has_tpus(env: Mapping[str, str], pci: str = "/sys/bus/pci/devices") -> bool
   hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES", ""))
   if "TPU_SKIP_MDS_QUERY" in env and "," not in hosts:
     return False
-  for path in glob.glob(f"{pci}/*/vendor"):
-    with open(path) as file:
-      if file.read().strip() == "0x1ae0":
-        return True
-  return False
+  from jax._src import hardware_utils
+
+  # Google's network cards have the vendor of its chips; JAX knows the chips.
+  chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+  return chips > 0

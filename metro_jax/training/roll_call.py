@@ -2,7 +2,7 @@
 
 JAX ends a process that waits in vain without saying for whom. So the first process
 listens at the coordinator's address until every other has told it its number, answers
-all, and leaves the port to JAX.
+all, and leaves the port to JAX. Connections break and strangers call; neither counts.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import socket
 import time
 
 POLL_S = 0.5
+GREETING = b"metro_jax "
+STRANGERS = 64  # that may call at once without keeping a process out
 
 
 class AbsentError(OSError):
@@ -48,25 +50,51 @@ def hold(coordinator: str, count: int, index: int, limit_s: float) -> None:
 
 def _answer_all(port: int, count: int, deadline: float) -> list[int]:
   """The first process: hears all, then tells them who is missing."""
+  others, told = set(range(1, count)), set[int]()
   here: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     server = stack.enter_context(_listen(port, count))
-    while len(here) < count - 1 and time.monotonic() < deadline:
-      server.settimeout(POLL_S)
-      with contextlib.suppress(TimeoutError, ValueError):
-        caller, _ = server.accept()
-        stack.enter_context(caller)
-        caller.settimeout(POLL_S)
-        number = int(caller.recv(16).decode())
-        if number in range(1, count):
+    server.settimeout(POLL_S)
+    while True:
+      while not others <= here.keys() | told and time.monotonic() < deadline:
+        caller, number = _hear(server)
+        if caller is not None:
+          stack.enter_context(caller)
           here[number] = caller  # a process that lost its connection calls again
-    missing = [number for number in range(1, count) if number not in here]
-    for caller in here.values():
-      with contextlib.suppress(OSError):
-        caller.sendall(json.dumps(missing).encode() + b"\n")
-        caller.settimeout(5)
-        caller.recv(1)  # the caller closes first, which leaves the port free
-  return missing
+      missing = sorted(others - here.keys() - told)
+      told |= {number for number, caller in here.items() if _tell(caller, missing)}
+      here.clear()
+      if missing or others <= told:
+        return missing
+
+
+def _hear(server: socket.socket) -> tuple[socket.socket | None, int]:
+  """A caller and its number; None for nobody, or a stranger, who is not answered."""
+  try:
+    caller, _ = server.accept()
+  except OSError:  # nobody called, or hung up
+    return None, 0
+  try:
+    caller.settimeout(POLL_S)
+    with caller.makefile("rb") as heard:
+      said = heard.readline(len(GREETING) + 16)
+    if said.startswith(GREETING) and said.endswith(b"\n"):
+      return caller, int(said.removeprefix(GREETING))
+  except (OSError, ValueError):
+    pass
+  caller.close()
+  return None, 0
+
+
+def _tell(caller: socket.socket, missing: list[int]) -> bool:
+  """Answers a process; whether it heard."""
+  try:
+    caller.sendall(json.dumps(missing).encode() + b"\n")
+    caller.settimeout(5)
+    # The caller closes first, which leaves the port free.
+    return caller.recv(1) == b""
+  except OSError:
+    return False
 
 
 def _listen(port: int, count: int) -> socket.socket:
@@ -75,7 +103,7 @@ def _listen(port: int, count: int) -> socket.socket:
   family = socket.AF_INET6 if both else socket.AF_INET
   try:
     return socket.create_server(
-      ("", port), family=family, backlog=count, dualstack_ipv6=both
+      ("", port), family=family, backlog=count + STRANGERS, dualstack_ipv6=both
     )
   except OSError as error:
     raise AbsentError(
@@ -88,13 +116,13 @@ def _report(address: tuple[str, int], index: int, deadline: float) -> list[int]:
   """Another process: tells its number, and hears who is missing."""
   while time.monotonic() < deadline + 4 * POLL_S:
     with (
-      contextlib.suppress(OSError),
+      contextlib.suppress(OSError, ValueError),  # lost, or of another program
       socket.create_connection(address, timeout=5) as caller,
     ):
-      caller.sendall(str(index).encode())
+      caller.sendall(GREETING + b"%d\n" % index)
       caller.settimeout(max(deadline - time.monotonic(), 0) + 6 * POLL_S)
       answer = caller.makefile().readline()
-      if answer:
-        return json.loads(answer)
+      if answer.endswith("\n"):
+        return [int(number) for number in json.loads(answer)]
     time.sleep(POLL_S)
   return [0]

@@ -25,6 +25,7 @@ class Start(NamedTuple):
     state: NumPy arrays, the same bits on every process.
     step: Updates that made it; 0 for a fresh run.
     pipeline: The input pipeline's position as saved; None for a fresh run.
+    validated: Whether the checkpoint has validation errors.
     config: What its last steps were made with, as plain values; None for a fresh run.
     earlier: What steps before those were made with, where that differs.
   """
@@ -32,6 +33,7 @@ class Start(NamedTuple):
   state: Tree
   step: int
   pipeline: Any
+  validated: bool = False
   config: Mapping[str, Any] | None = None
   earlier: Sequence[Mapping[str, Any]] = ()
 
@@ -104,14 +106,14 @@ class RunCheckpoints:
       ArchitectureError, OSError, ValueError: As `Checkpoints.restore`, on the first
         process.
     """
-    state, facts = fresh, [0, None, None, []]
+    state, facts = fresh, [0, None, False, None, []]
     if self._own is not None:
       restored = self._own.restore(fresh, start_over)
       if restored is None:
         state = begin(fresh)
       else:
         state, meta = restored.tree, restored.meta
-        facts = [restored.step, restored.pipeline]
+        facts = [restored.step, restored.pipeline, bool(meta["metrics"])]
         facts += [meta["config"], meta.get("earlier", [])]
     step, *rest = self._team.share("restoring the latest checkpoint", facts)
     return Start(self._team.spread(state), step, *rest)
@@ -138,3 +140,8 @@ class RunCheckpoints:
     if self._own is not None:
       state = parallel.unreplicate(stacked)
       self._own.save(state, step, pipeline, metrics, config, earlier)
+
+  def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Gives a checkpoint its validation errors, as `Checkpoints.add_metrics`."""
+    if self._own is not None:
+      self._own.add_metrics(step, metrics)

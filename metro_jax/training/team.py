@@ -171,7 +171,7 @@ class Team:
 
 
 def coordination() -> Any:
-  """JAX's connection to the coordinator; the one use of what JAX does not publish."""
+  """JAX's connection to the coordinator, which JAX does not publish."""
   from jax._src import distributed
 
   return distributed.global_state.client

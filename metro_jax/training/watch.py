@@ -1,18 +1,16 @@
-"""Nobody waits for ever: lost processes, requests to stop, and input that hangs."""
+"""Nobody waits for ever: lost processes, and input that hangs."""
 
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from metro_jax.training.team import PREFIX, Team, coordination
 
@@ -20,6 +18,7 @@ POLL_S = 2.0
 SILENT_S = 40.0  # a process that was not heard of for so long is lost
 SUSPECT_S = 12.0  # the same, once a device has reported a broken connection
 FAREWELL_S = 10.0  # for what must still be done, such as a save that has begun
+LEFT = f"{PREFIX}/left/"  # of the coordinator: who has ended because it was asked to
 SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "connection")
 
 
@@ -57,11 +56,11 @@ class Watch:
   ) -> None:
     if self._team.count == 1:
       return
-    if error is None:
+    if isinstance(error, Exception | KeyboardInterrupt):
+      self._end_with(error)
+    else:  # done, or asked to stop as all others were
       self._done.set()
       self._thread.join()
-    else:
-      self._end_with(error)
 
   def _end_with(self, error: BaseException) -> None:
     """Tells the others why this process ends, or waits to hear why they did."""
@@ -99,7 +98,10 @@ class Watch:
       return None
     now = time.monotonic()
     beats = dict(client.key_value_dir_get(f"{PREFIX}/beat/"))
+    left = {key for key, _ in client.key_value_dir_get(LEFT)}
     for index in range(team.count):
+      if f"{LEFT}{index}" in left:
+        continue
       key = f"{PREFIX}/beat/{index}"
       last, since = self._seen.get(key, ("", now))
       text = beats.get(key, "")
@@ -134,55 +136,12 @@ class Watch:
     leave(1)
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
   """Ends the process at once, also if threads or other processes hang."""
   sys.stdout.flush()
   sys.stderr.flush()
   logging.flush()
   os._exit(code)
-
-
-class StopRequest:
-  """Whether the run was asked to stop by SIGTERM; a context manager.
-
-  Several processes agree, through JAX, on the step after which they stop, whichever of
-  them was asked. A second signal ends a process that runs alone at once.
-
-  Args:
-    team: The run's processes.
-  """
-
-  def __init__(self, team: Team):
-    self._team, self._asked = team, False
-    self._before: Any = None
-    # Signals can be handled by the main thread only.
-    main = threading.current_thread() is threading.main_thread()
-    self._handles = team.count == 1 and main
-
-  def __enter__(self) -> "StopRequest":
-    if self._handles:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    if self._handles:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def after(self, step: int) -> bool:
-    """Whether to stop after this step; every process must ask at every step."""
-    if self._team.count == 1:
-      return self._asked
-    return multihost_utils.reached_preemption_sync_point(step)
-
-  def _ask(self, number: int, frame: FrameType | None) -> None:
-    del frame
-    self._asked = True
-    signal.signal(number, self._before)
 
 
 def in_time(

@@ -4,6 +4,7 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -56,11 +57,11 @@ def test_bash_reads_every_script(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_no_complaints(script):
-  tool = shutil.which("shellcheck")
-  if tool is None:
-    pytest.skip("shellcheck is not installed")
+  beside_python = str(pathlib.Path(sys.executable).parent)  # of the extra `test`
+  tool = shutil.which("shellcheck", path=beside_python) or shutil.which("shellcheck")
+  assert tool is not None, "expected shellcheck, of the extra `test`"
   done = run(tool, "-x", script)
-  assert done.stdout == ""
+  assert done.stdout == done.stderr == ""
 
 
 def test_local_starts_every_process_with_its_number():
@@ -81,6 +82,41 @@ def test_local_gives_processes_their_variables_and_the_first_failure():
   ]
   assert run(LAUNCH / "local.sh", "2", "bash", "-c", "exit $METRO_PROCESS").returncode
   assert run(LAUNCH / "local.sh").returncode == 2
+
+
+def shown(processes, *flags, path="", **variables) -> list[str]:
+  """Which GPUs the processes of a run on this machine are shown."""
+  commands = planned(
+    *(LAUNCH / "local.sh", processes, *flags, "--dry-run", "python"),
+    PATH=f"{path}:/usr/bin:/bin",
+    **variables,
+  )
+  found = [dict(word.split("=", 1) for word in c if "=" in word) for c in commands]
+  assert [one["METRO_PROCESS"] for one in found] == list(map(str, range(len(found))))
+  return [one.get("CUDA_VISIBLE_DEVICES") for one in found]
+
+
+def test_local_gives_every_process_its_share_of_the_gpus(tmp_path):
+  script(tmp_path / "nvidia-smi", "seq 0 3")
+  assert shown("2", path=tmp_path) == ["0,1", "2,3"]
+  assert shown("4", path=tmp_path) == ["0", "1", "2", "3"]
+  assert shown("1", path=tmp_path) == [None]
+  assert shown("2", "--devices=1", path=tmp_path) == [None] * 2
+  assert shown("2", path=tmp_path, JAX_PLATFORMS="cpu") == [None] * 2
+  assert shown("2", path=tmp_path, CUDA_VISIBLE_DEVICES="7,5") == ["7", "5"]
+  assert shown("2", path=tmp_path, CUDA_VISIBLE_DEVICES="") == [None] * 2
+  assert shown("2") == [None] * 2
+  few = run(LAUNCH / "local.sh", "8", "true", PATH=f"{tmp_path}:/usr/bin:/bin")
+  assert few.returncode == 2
+  assert few.stderr.startswith(
+    "local.sh: expected a GPU for each of 8 processes, got 4"
+  )
+
+
+def script(path: pathlib.Path, text: str) -> None:
+  """Makes a program that stands in for another."""
+  path.write_text(f"#!/bin/bash\n{text}\n")
+  path.chmod(0o755)
 
 
 def test_local_passes_sigterm_on_and_waits_for_what_it_does():
@@ -160,13 +196,131 @@ def test_tpu_queued_asks_runs_and_gives_back(tmp_path):
   assert on_a_machine(tmp_path, train[-1], 75) == [*TRAIN.split(), *flags]
 
 
+# Answers of the cloud's program, one a line and a call; the last one stays.
+GCLOUD = """
+echo "$@" >> {folder}/calls
+case "$*" in
+  *"queued-resources describe"*) answers=states ;;
+  *"ssh"*"pgrep"*"echo lost"*) answers=looks ;;
+  *) exit 0 ;;
+esac
+line=$(head -n 1 {folder}/$answers)
+[ "$(wc -l < {folder}/$answers)" -eq 1 ] || sed -i 1d {folder}/$answers
+case $line in
+  ERROR*) echo "$line" >&2; exit 1 ;;
+  *) echo "$line" | tr '/' '\n' ;;
+esac
+"""
+NOT_FOUND = "ERROR: (gcloud) NOT_FOUND: Resource 'pod-queued' was not found."
+REFUSED = "ERROR: (gcloud) UNAUTHENTICATED: token expired"
+
+
+def supervised(folder, states, looks) -> tuple[int, list[str]]:
+  """Exit code of the supervisor, and what it did, with such answers."""
+  script(folder / "gcloud", GCLOUD.format(folder=folder))
+  for name in ("tar", "sleep"):
+    script(folder / name, "exit 0")
+  (folder / "states").write_text("".join(f"{line}\n" for line in states))
+  (folder / "looks").write_text("".join(f"{line}\n" for line in looks))
+  done = run(
+    *(LAUNCH / "tpu_queued.sh", "--config=a.py"),
+    NAME="pod",
+    PATH=f"{folder}:/usr/bin:/bin",
+  )
+  kinds = {
+    "queued-resources create": "create",
+    "queued-resources delete": "delete",
+    "uv pip install": "install",
+    "nohup": "run",
+  }
+  calls = (folder / "calls").read_text()
+  calls = calls.replace("gcloud compute", "").split("compute tpus ")
+  found = [kinds[kind] for call in calls for kind in kinds if kind in call]
+  return done.returncode, found
+
+
+@pytest.mark.parametrize(
+  ("states", "looks", "did"),
+  [
+    ([NOT_FOUND, NOT_FOUND, "ACTIVE"], ["0/0"], "create install run delete"),
+    # What cannot be asked has not changed: no second slice, no second start.
+    ([REFUSED, REFUSED, "ACTIVE"], ["0/0"], "install run delete"),
+    (["ACTIVE", "ACTIVE", REFUSED, "ACTIVE"], ["0/0"], "install run delete"),
+    (
+      ["ACTIVE"],
+      ["running/running", "running/75", "75/75", "0/0"],
+      "install run run delete",
+    ),
+    # One machine has started anew; the others may still wait for it.
+    (["ACTIVE"], ["running/lost", "0/0"], "install run run delete"),
+    (["ACTIVE"], ["ERROR: no route", "SSH: 2 workers/0/0"], "install run delete"),
+    (
+      [*["ACTIVE"] * 2, *["SUSPENDED"] * 3, NOT_FOUND, "ACTIVE"],
+      ["0/0"],
+      "install run delete create install run delete",
+    ),
+  ],
+)
+def test_tpu_queued_starts_anew_when_it_must_and_never_twice(
+  tmp_path, states, looks, did
+):
+  assert supervised(tmp_path, states, looks) == (0, did.split())
+
+
+def test_tpu_queued_gives_up_a_run_that_fails_three_times(tmp_path):
+  code, did = supervised(tmp_path, ["ACTIVE"], ["1/1"])
+  assert (code, did) == (1, ["install", "run", "run", "run"])
+
+
+def on_machine(folder: pathlib.Path, action: str, *flags: str) -> str:
+  """What one machine prints when it is asked this."""
+  (command,) = planned(LAUNCH / "tpu_pod.sh", "--dry-run", action, *flags)
+  done = subprocess.run(
+    ["bash", "-c", command[-1].removeprefix("--command=")],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  return done.stdout.strip()
+
+
+def test_tpu_pod_tells_a_run_that_goes_on_from_one_that_a_reboot_ended(tmp_path):
+  home = tmp_path / "metro_jax"
+  (home / ".venv" / "bin").mkdir(parents=True)
+  wait = "trap 'echo saved >> saved; exit 75' TERM; echo >> begun; sleep 60 >&- & wait"
+  script(home / ".venv" / "bin" / "python", wait)
+
+  def start(number):
+    on_machine(tmp_path, "run", "--config=a.py")
+    while not (home / "begun").exists() or len((home / "begun").read_text()) < number:
+      time.sleep(0.02)
+
+  start(1)
+  assert on_machine(tmp_path, "status") == "running"
+  start(2)  # the first one is stopped, and has saved, before there is a second
+  assert (home / "saved").read_text() == "saved\n"
+  assert on_machine(tmp_path, "status") == "running"
+  number = (home / "train.pid").read_text()
+  with subprocess.Popen(["sleep", "60"]) as other:  # the machine has rebooted since
+    (home / "train.pid").write_text(f"{other.pid}\n")
+    assert on_machine(tmp_path, "status") == "lost"
+    other.kill()
+  (home / "train.pid").write_text(number)
+  on_machine(tmp_path, "stop")
+  while on_machine(tmp_path, "status") == "running":
+    time.sleep(0.05)
+  assert on_machine(tmp_path, "status") == "75"
+
+
 def test_slurm_starts_the_command_and_knows_its_code(tmp_path):
   (command,) = planned(
     "bash", LAUNCH / "slurm.sbatch", "--config=a b.py", DRY_RUN="1", PYTHON="python"
   )
-  assert command[:2] == ["srun", "--kill-on-bad-exit=1"]
+  # One that ends with 75 must not have those killed that still save.
+  assert command[:3] == ["srun", "--kill-on-bad-exit=0", "--wait=0"]
   flags = ["--stopped_exit_code=75", "--config=a b.py"]
-  assert command[2:] == ["python", *TRAIN.split(), *flags]
+  assert command[3:] == ["python", *TRAIN.split(), *flags]
 
 
 @pytest.mark.parametrize(
@@ -179,9 +333,7 @@ def test_slurm_requeues_a_run_that_was_stopped_and_no_other(
     "srun": f"exit {code}",
     "scontrol": f'echo "$@" > {tmp_path}/requeued',
   }.items():
-    path = tmp_path / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
+    script(tmp_path / name, text)
   done = run(
     "bash",
     LAUNCH / "slurm.sbatch",
@@ -214,6 +366,7 @@ def test_jobset_says_the_same_everywhere():
   assert job_spec["completionMode"] == "Indexed"
   assert job_spec["backoffLimit"] == 0  # the JobSet restarts all, not one pod alone
   assert pod["restartPolicy"] == "Never"
+  assert pod["terminationGracePeriodSeconds"] <= 30  # all that a spot machine gives
   assert "--stopped_exit_code=75" in container["command"]
   assert {mount["name"] for mount in container["volumeMounts"]} == {
     volume["name"] for volume in pod["volumes"]

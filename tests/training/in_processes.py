@@ -7,9 +7,11 @@ but the network and its body is real: data, steps, checkpoints, processes, logs.
 import json
 import os
 import pathlib
+import signal
 import sys
 
 if __name__ == "__main__":
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as train.py does
   sys.path.insert(0, sys.argv.pop(1))
 
 from metro_jax import command_line, train

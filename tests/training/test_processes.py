@@ -1,6 +1,7 @@
 """Where a process stands is read from what launchers set, and nothing is guessed."""
 
 import pytest
+from jax._src import hardware_utils
 
 from metro_jax.training import processes
 
@@ -116,17 +117,37 @@ def test_variables_that_do_not_fit_are_named(change, message):
 
 
 def test_tpus_are_used_where_chip_library_and_platform_are(tmp_path, monkeypatch):
-  (tmp_path / "0000:00:04.0").mkdir()
-  vendor = tmp_path / "0000:00:04.0" / "vendor"
+  card = tmp_path / "0000:00:04.0"
+  card.mkdir()
   monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object())
+  look = hardware_utils.glob.glob
+  monkeypatch.setattr(
+    hardware_utils.glob,
+    "glob",
+    lambda pattern: look(pattern.replace("/sys/bus/pci/devices", str(tmp_path))),
+  )
 
-  def found(vendor_id, **env):
-    vendor.write_text(vendor_id + "\n")
-    return processes._has_tpus(env, str(tmp_path))
+  def found(vendor, device, **env):
+    (card / "vendor").write_text(vendor + "\n")
+    (card / "device").write_text(device + "\n")
+    return processes.find(env).source == "Cloud TPU"
 
-  assert found("0x1ae0")
-  assert found("0x1ae0", JAX_PLATFORMS="tpu,cpu")
-  assert not found("0x10de")
-  assert not found("0x1ae0", JAX_PLATFORMS="cpu")
-  assert not found("0x1ae0", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
-  assert found("0x1ae0", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="a,b")
+  v5e = ("0x1ae0", "0x0063")
+  assert found(*v5e)
+  assert found(*v5e, JAX_PLATFORMS="tpu,cpu")
+  assert not found("0x1ae0", "0x0042")  # gVNIC, the network card of Google's machines
+  assert not found("0x10de", "0x0063")
+  assert not found(*v5e, JAX_PLATFORMS="cpu")
+  assert not found(*v5e, TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+  assert found(*v5e, TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="a,b")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, ConnectionError])
+def test_what_keeps_jax_from_connecting_names_the_way_to_run_alone(kind, monkeypatch):
+  def fail(*arguments, **named):
+    raise kind("coordinator_address should be defined.")
+
+  monkeypatch.setattr(processes.jax.distributed, "initialize", fail)
+  monkeypatch.setattr(processes.jax.config, "update", lambda name, value: None)
+  with pytest.raises(ValueError, match=r"Cloud TPU: .*; METRO_PROCESSES=1"):
+    processes.join(processes.Place("Cloud TPU", count=None, index=None))

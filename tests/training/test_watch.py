@@ -1,9 +1,7 @@
-"""A lost process, a request to stop and input that hangs are noticed."""
+"""A lost process and input that hangs are noticed."""
 
-import os
 import pathlib
 import runpy
-import signal
 import socket
 import threading
 
@@ -100,16 +98,6 @@ def test_leaving_finishes_the_save_and_says_what_to_do(watches, monkeypatch, cap
     f"process 1 ({HOST}) stops: process 2 (b) stopped: not heard of. Start all "
     "processes again to go on from the last checkpoint\n"
   )
-
-
-def test_sigterm_is_a_request_once_and_then_what_it_was_before():
-  before = signal.getsignal(signal.SIGTERM)
-  with watch.StopRequest(team.Team()) as request:
-    assert not request.after(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert request.after(2)
-    assert signal.getsignal(signal.SIGTERM) == before
-  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def describe(number):
