@@ -81,7 +81,7 @@ def upright_size(jpeg: bytes, height: int, width: int) -> tuple[int, int]:
 
 def _lies_on_its_side(jpeg: bytes) -> bool:
   """Whether OpenCV turns the picture by a quarter; it is asked with a tiny one."""
-  segments = b"".join(_exif_segments(jpeg))
+  segments = b"".join(_exif_segments(jpeg)) if b"Exif" in jpeg else b""
   if not segments:
     return False
   low = cv2.imencode(".jpg", np.zeros((1, 2), np.uint8))[1].tobytes()

@@ -174,6 +174,22 @@ def test_a_line_list_chooses_rows_in_its_order(folder):
     found.read(3)
 
 
+def test_a_bad_line_of_a_line_list_is_a_row_of_its_own(folder):
+  path = folder / "train.linelist.tsv"
+  path.write_text("7\nseven\n1\t2\n\n2\n", encoding="utf-16")
+  with open(folder / "train.yaml", "a") as file:
+    file.write("linelist: train.linelist.tsv\n")
+  found = opened(folder / "train.yaml")
+  assert [found.read(i)["key"] for i in (0, 3)] == [rows["key"](i) for i in (7, 2)]
+  for row in (1, 2):
+    assert found.where(row) == f"line list row {row}"
+    with pytest.raises(ValueError, match="expected whole numbers in the line list"):
+      found.read(row)
+  path.write_text("seven\neight\n")
+  with pytest.raises(ValueError, match=r"linelist\.tsv: expected whole numbers; "):
+    opened(folder / "train.yaml")
+
+
 def test_pictures_alone_name_their_labels_and_line_list(folder):
   assert len(opened(folder / "train.img.tsv")) == 10
   (folder / "train.linelist.tsv").write_text("4\n")

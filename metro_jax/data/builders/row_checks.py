@@ -92,16 +92,23 @@ def _expect_types(example: Mapping[str, Any]) -> None:
 
 def _expect_human(example: Mapping[str, Any]) -> None:
   """Refuses numbers that no human has, most often those of another unit."""
-  points_m = example["joints_3d_m"]
-  points_m = points_m[points_m[:, 3] > 0, :3]
-  if example["has_joints_3d"] and len(points_m):
-    extent = float(np.ptp(points_m, axis=0).max())
+  if example["has_joints_3d"] and _extent(example["joints_3d_m"]) > MAX_EXTENT_M:
+    points_m = example["joints_3d_m"]
+    known_m = points_m[points_m[:, 3] > 0]
+    extent = _extent(known_m) if len(known_m) else 0.0
     _expect_at_most("joints_3d_m", extent, MAX_EXTENT_M, "metres from joint to joint")
   if example["has_mesh"]:
-    turns = np.linalg.norm(np.reshape(example["pose"], (-1, 3)), axis=1)
-    _expect_at_most("pose", float(turns.max()), MAX_TURN, "radians of a joint")
-    beta = float(np.abs(example["shape"]).max())
+    pose, beta = example["pose"], float(np.abs(example["shape"]).max())
+    if np.abs(pose).max() * np.sqrt(3) > MAX_TURN:
+      turn = float(np.linalg.norm(pose.reshape(-1, 3), axis=1).max())
+      _expect_at_most("pose", turn, MAX_TURN, "radians of a joint")
     _expect_at_most("shape", beta, MAX_BETA, "standard deviations")
+
+
+def _extent(points: np.ndarray) -> float:
+  """The longest side of the box around points, whatever their confidence."""
+  low, high = np.minimum.reduce(points), np.maximum.reduce(points)
+  return max((high - low)[:3].tolist())
 
 
 def _expect_at_most(name: str, found: float, limit: float, what: str) -> None:

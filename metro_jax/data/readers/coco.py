@@ -150,7 +150,8 @@ def read_people(
   content = _read_json(path)
   images, persons = _Images(content["images"]), _persons(content.get("categories"))
   left_out = {_CROWDS: 0, _FEW: 0}
-  keypoints, boxes, ids, names, problems = [], [], [], [], {}
+  keypoints, boxes, ids, names = [], [], list[str](), list[str]()
+  problems: dict[int, str] = {}
   for number, found in enumerate(content["annotations"]):
     points, box, name, key = np.zeros((17, 3)), np.zeros(4), "", None
     try:
@@ -161,8 +162,7 @@ def read_people(
       if not reason:
         points = _keypoints(found["keypoints"])
         visible = points[:, 2] > 0
-        limbs = visible[_FIRST_LIMB:]
-        few = visible.sum() < min_keypoints or limbs.sum() < min_limbs
+        few = visible.sum() < min_keypoints or visible[_FIRST_LIMB:].sum() < min_limbs
         reason = _FEW if few else ""
       if reason:
         left_out[reason] = left_out.get(reason, 0) + 1
@@ -175,16 +175,18 @@ def read_people(
     ids.append(key or f"[{number}]")
     names.append(name)
   if len(problems) == len(ids):
-    why = [
-      f"{count:,} {reason} left out" for reason, count in left_out.items() if count
-    ]
-    told = "; ".join([*list(problems.values())[:1], *why]) or "no annotations"
-    raise ValueError(f"{path}: expected people, got none; {told}")
+    raise ValueError(f"{path}: expected people, got none; {_told(problems, left_out)}")
   with np.errstate(over="ignore"):  # infinite numbers are refused row by row
     people = People(
       np.array(keypoints, np.float32), np.array(boxes, np.float32), ids, names, problems
     )
   return people, left_out
+
+
+def _told(problems: Mapping[int, str], left_out: Mapping[str, int]) -> str:
+  """What is wrong with the first bad annotation, and how many were left out."""
+  counts = [f"{count:,} {why} left out" for why, count in left_out.items() if count]
+  return "; ".join([*list(problems.values())[:1], *counts]) or "no annotations"
 
 
 def _reason_to_leave(found: Mapping[str, Any], persons: set[str | None]) -> str:

@@ -89,10 +89,9 @@ def known(
   Raises:
     ValueError: If a joint that counts has NaN, naming it.
   """
-  missing = ~np.isfinite(points)
-  if not missing.any():
+  if np.isfinite(np.add.reduce(points, axis=None)):  # half the time of looking at each
     return points
-  points = points.copy()
+  missing, points = ~np.isfinite(points), points.copy()
   absent = (points[:, -1] == 0) | np.isnan(points).all(axis=1)
   points[absent & missing.any(axis=1)] = 0
   wrong = np.isnan(points)

@@ -26,7 +26,12 @@ from metro_jax import text_files
 from metro_jax.data import names, schema
 from metro_jax.data.readers import fields, groups
 from metro_jax.data.readers.formats import Source
-from metro_jax.data.readers.tsv_file import TsvFile, read_integers
+from metro_jax.data.readers.tsv_file import (
+  NOWHERE,
+  TsvFile,
+  read_integers,
+  read_lines_alone,
+)
 from metro_jax.data.schema import Example, LabelSet
 from metro_jax.text_files import short
 
@@ -186,7 +191,7 @@ class TsvReader:
   def where(self, row: int) -> str:
     """The label file and its row; the picture stands in the same row of its file."""
     source, line = self._place(row)
-    if not 0 <= source < len(self._label_files):
+    if line == NOWHERE or not 0 <= source < len(self._label_files):
       return f"line list row {row}"
     return f"{self._file_name(source)} row {line}"
 
@@ -228,6 +233,8 @@ class TsvReader:
     return path.is_relative_to(self._folder)
 
   def _label(self, source: int, line: int) -> tuple[bytes, dict[str, Any]]:
+    if line == NOWHERE:
+      raise ValueError("expected whole numbers in the line list, got others")
     if not 0 <= source < len(self._label_files):
       raise ValueError(
         f"expected a source below {len(self._label_files)}, got {source}"
@@ -357,7 +364,13 @@ def _read_order(files: Files) -> np.ndarray | None:
   """(n, 2) sources and rows, or None for every row of the one source."""
   if files.line_list is None:
     return None
-  found = read_integers(files.line_list, columns=2 if files.composite else 1)
+  columns = 2 if files.composite else 1
+  try:
+    found = read_integers(files.line_list, columns)
+  except ValueError:
+    found = read_lines_alone(files.line_list, columns)
+    if (found == NOWHERE).all():
+      raise
   if not files.composite:
     found = np.concatenate([np.zeros_like(found), found], axis=1)
   if len(found) == 0:

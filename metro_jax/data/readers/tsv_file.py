@@ -21,6 +21,7 @@ from metro_jax.data.readers.file_bytes import FileBytes
 
 _BLOCK_BYTES = 8 << 20
 _SAMPLES = 256  # rows that a lineidx is checked at
+NOWHERE = -1  # the place of a row whose line in a list is no number
 MAX_ROW_BYTES = 1 << 28  # no picture in base64 is larger
 
 Offsets = Int64[np.ndarray, " n"]  # starts of the rows and the end of the file
@@ -98,6 +99,20 @@ def read_integers(
   if found.shape[1] != columns:
     raise ValueError(f"{path}: expected {columns} columns, got {found.shape[1]}")
   return found
+
+
+def read_lines_alone(
+  path: pathlib.Path, columns: int
+) -> Int64[np.ndarray, "rows {columns}"]:
+  """What `read_integers` reads, and `NOWHERE` for each line that is bad."""
+  found = []
+  for line in filter(str.strip, text_files.read_text(path).split("\n")):
+    try:
+      numbers = np.array([int(text) for text in line.split("\t")], np.int64)
+    except (ValueError, OverflowError):
+      numbers = np.zeros(0, np.int64)
+    found.append(numbers if len(numbers) == columns else np.full(columns, NOWHERE))
+  return np.reshape(found, (-1, columns)).astype(np.int64)
 
 
 def _offsets(path: pathlib.Path, index_folder: pathlib.Path | None) -> Offsets:
