@@ -9,6 +9,7 @@ GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64")
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
+POSES = ("stances", "motions")  # of the synthetic pictures
 AVERAGINGS = ("exact", "released")
 GROUND_TRUTHS = ("neutral", "gendered")
 TRUE_JOINTS = ("labels", "mesh")
@@ -50,6 +51,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "body.model": tuple(BODIES),
     "body.gender": GENDERS,
     "data.crop": CROPS,
+    "data.synthetic.poses": POSES,
     "eval.averaging": AVERAGINGS,
     "eval.ground_truth": GROUND_TRUTHS,
     "eval.true_joints": TRUE_JOINTS,
@@ -66,8 +68,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "optimizer.schedule": SCHEDULES,
   }
   for key, allowed in choices.items():
-    section, name = key.split(".")
-    value = config[section][name]
+    value = get(config, key)
     _expect(value in allowed, key, "one of " + ", ".join(allowed), value)
 
 
@@ -116,8 +117,8 @@ def _validate_ranges(config: ConfigDict) -> None:
   )
 
 
-def get(config: ConfigDict, key: str) -> float | int:
-  """The number at a dotted key."""
+def get(config: ConfigDict, key: str) -> float | int | str:
+  """The value at a dotted key."""
   for name in key.split("."):
     config = config[name]
   return config

@@ -16,6 +16,7 @@ from metro_jax import files
 from metro_jax.body import humanoid
 from metro_jax.data import schema
 from metro_jax.data.builders.synthetic import builder, chunks, scene
+from metro_jax.rendering import rasterizer
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
 
@@ -102,23 +103,27 @@ def test_an_unknown_split_is_named(built):
 
 def test_any_changed_setting_is_another_dataset(built, tmp_path):
   names = {builder.make_builder(built).builder_config.name}
-  for changes in ({"seed": 1}, {"occluder_probability": 0.9}, {"image_px": 52}):
+  others = (
+    *({"seed": 1}, {"occluder_probability": 0.9}, {"image_px": 52}),
+    {"poses": "motions"},
+  )
+  for changes in others:
     config = config_for(tmp_path, **changes)
     names.add(builder.make_builder(config).builder_config.name)
   more = config_for(tmp_path)
   more.data.synthetic.train_examples = 7
   names.add(builder.make_builder(more).builder_config.name)
-  assert len(names) == 5
+  assert len(names) == len(others) + 2
   workers = config_for(tmp_path, workers=7)
   assert builder.make_builder(workers).builder_config.name in names
 
 
 def test_changed_drawing_code_is_another_dataset(built, tmp_path, monkeypatch):
   before = builder.make_builder(built).builder_config.name
-  changed = tmp_path / "scene.py"
-  source = pathlib.Path(scene.__file__).read_bytes()
+  changed = tmp_path / "rasterizer.py"
+  source = pathlib.Path(rasterizer.__file__).read_bytes()
   changed.write_bytes(source)
-  monkeypatch.setattr(scene, "__file__", str(changed))
+  monkeypatch.setattr(rasterizer, "__file__", str(changed))
   assert builder.make_builder(built).builder_config.name == before
   changed.write_bytes(source.replace(b"0.5", b"0.6", 1))
   assert builder.make_builder(built).builder_config.name != before
@@ -130,8 +135,14 @@ def test_all_code_that_drawing_loads_counts_but_what_holds_examples():
   command = [sys.executable, "-c", code]
   loaded = subprocess.check_output(command, env=environment, text=True).split()
   loaded = {sys.modules[name] for name in loaded if name.startswith("metro_jax.")}
-  code = {module for module in loaded if not hasattr(module, "__path__")}
-  assert code - {schema} == set(builder._DRAWING)
+  code = {
+    pathlib.Path(module.__file__)
+    for module in loaded
+    if not hasattr(module, "__path__")
+  }
+  counted = set(builder._drawing_files())
+  assert code - counted == {pathlib.Path(schema.__file__)}
+  assert {path.name for path in counted} >= {"motions.npz", "scene.py", "stances.py"}
 
 
 def test_an_interrupted_build_goes_on_with_the_finished_chunks(built, tmp_path, capsys):

@@ -27,21 +27,12 @@ from metro_jax import files
 from metro_jax.body import body_model, camera, humanoid, joints, rotations
 from metro_jax.data import schema
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
-from metro_jax.data.builders.synthetic import (
-  anatomy,
-  appearance,
-  backdrop,
-  chunks,
-  scene,
-  stances,
-)
+from metro_jax.data.builders.synthetic import chunks, scene
 from metro_jax.rendering import rasterizer
 
-# The code that an example follows from.
-_DRAWING = (
-  *(scene, stances, anatomy, appearance, backdrop, rasterizer),
-  *(body_model, rotations, camera, joints),
-)
+# The code and assets that an example follows from, beside this folder's.
+_DRAWING = (rasterizer, body_model, rotations, camera, joints)
+_NOT_DRAWING = ("build", "chunks")  # how names of files begin that draw nothing
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -153,8 +144,8 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
   body = humanoid.load()
   for array in (body.template, body.shape_directions, body.skin_weights):
     digest.update(np.ascontiguousarray(array).tobytes())
-  for module in _DRAWING:
-    digest.update(pathlib.Path(module.__file__).read_bytes())
+  for path in _drawing_files():
+    digest.update(path.read_bytes())
   name = f"{settings.image_px}px-seed{settings.seed}-{digest.hexdigest()[:10]}"
   data_dir = pathlib.Path(config.data.data_dir).expanduser()
   try:
@@ -168,6 +159,14 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
     raise ValueError(
       f"synthetic data in {where}: {first_line(error)}; {REMEDY}"
     ) from error
+
+
+def _drawing_files() -> list[pathlib.Path]:
+  """What a dataset's name says of code and assets: changed ones are another dataset."""
+  here = pathlib.Path(__file__).parent
+  own = [p for p in sorted(here.glob("*.py")) if not p.name.startswith(_NOT_DRAWING)]
+  shared = [pathlib.Path(module.__file__) for module in _DRAWING]
+  return own + sorted(here.glob("assets/*.npz")) + shared
 
 
 def build(builder: SyntheticHumans, workers: int = 0) -> None:

@@ -12,10 +12,11 @@ from jaxtyping import Float, UInt8
 
 from metro_jax.body import body_model, camera, joints
 from metro_jax.data import schema
-from metro_jax.data.builders.synthetic import appearance, backdrop, stances
+from metro_jax.data.builders.synthetic import appearance, backdrop, motions, stances
 from metro_jax.rendering import rasterizer
 
 SPLITS = ("train", "validation", "test")
+POSES = {"stances": stances.sample_pose, "motions": motions.sample_pose}
 SUPERSAMPLE = 2  # samples along each side of a pixel
 MAX_SHAPE = 2.5  # standard deviations
 
@@ -28,6 +29,7 @@ class Settings(NamedTuple):
   share_2d_only: float
   occluder_probability: float
   clutter: float
+  poses: str = "stances"
 
 
 class Stage(NamedTuple):
@@ -123,7 +125,7 @@ def draw_example(
     raise ValueError(f"synthetic data: expected a split of {SPLITS}, got {split!r}")
   rng = example_rng(settings.seed, split, index)
   only_2d = bool(rng.random() < settings.share_2d_only) and split == "train"
-  person = sample_person(rng, stage)
+  person = sample_person(rng, stage, settings.poses)
   view = sample_view(rng, person.vertices_m, settings.image_px)
   joints_px = project_px(person.joints_m, view)
   picture = draw_picture(rng, stage, person, view, settings)
@@ -146,12 +148,14 @@ def draw_example(
   )
 
 
-def sample_person(rng: np.random.Generator, stage: Stage) -> Person:
+def sample_person(
+  rng: np.random.Generator, stage: Stage, poses: str = "stances"
+) -> Person:
   """Draws a shape and a pose, heading anywhere, and poses the body."""
   body = stage.body
   components = body.shape_directions.shape[-1]
   shape = rng.standard_normal(components).clip(-MAX_SHAPE, MAX_SHAPE)
-  pose = stances.sample_pose(rng, stage.rest_joints_m)
+  pose = POSES[poses](rng, stage.rest_joints_m)
   pose[:3] = stances.sample_root(rng, pose[:3])
   shape = shape.astype(np.float32)
   posed = body_model.pose_body(body, pose[None], shape[None])
