@@ -15,6 +15,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from metro_jax.models.depthwise import depthwise
+
 Array = Any  # NumPy's or JAX's
 
 # For the layers whose outputs are coordinates: the fast modes of accelerators round
@@ -78,16 +80,7 @@ class Depthwise(nn.Module):
     kernel = self.param("kernel", self.kernel_init, (k, k, 1, channels))
     bias = self.param("bias", torch_uniform(k * k), (channels,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    height, width = ((size - 1) // self.stride + 1 for size in x.shape[1:3])
-    half, step = k // 2, self.stride
-    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
-    y = bias
-    for i in range(k):
-      for j in range(k):
-        rows = slice(i, i + step * (height - 1) + 1, step)
-        columns = slice(j, j + step * (width - 1) + 1, step)
-        y = y + padded[:, rows, columns] * kernel[i, j, 0]
-    return y
+    return depthwise(x, kernel[:, :, 0], self.stride) + bias
 
 
 class Dropout(nn.Module):
