@@ -59,7 +59,7 @@ from metro_jax.training.run_lock import RunLock
 from metro_jax.training.stopping import Stopped, StopRequest
 from metro_jax.training.team import Team
 from metro_jax.training.window import NotFiniteError, Window
-from metro_jax.weights import imagenet, weight_files
+from metro_jax.weights import blazepose, imagenet, weight_files
 from metro_jax.weights.weight_files import Loaded
 
 FLAGS = flags.FLAGS
@@ -315,7 +315,9 @@ def _saved(folder: RunFolder) -> Folder:
 def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   """Fails, before anything else is done, if a fresh run's weights are not there."""
   checkpoints = workdir / runs.CHECKPOINT_FOLDER
-  source = config.train.init_from or config.model.backbone_weights
+  in_package = config.model.backbone_weights == blazepose.EMBEDDED
+  of_backbone = "" if in_package else config.model.backbone_weights
+  source = config.train.init_from or of_backbone
   if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
     return
   if not _is_run(source):
@@ -334,7 +336,8 @@ def _given_weights(job: Job) -> Loaded | None:
   network = job.network
   like = states.variable_shapes(network.model, network.template, config.data.image_px)
   if not source:
-    return imagenet.load(config.model.backbone_weights, like)
+    of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
+    return of_backbone.load(config.model.backbone_weights, like)
   if not _is_run(source):
     return weight_files.load_metro(source, like)
   folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
@@ -350,7 +353,7 @@ def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainS
   ignored = f"{given.ignored} ignored" if given.ignored else "none ignored"
   print(f"Weights from {given.source}: {count} arrays, {ignored}", flush=True)
   variables = {
-    name: {**arrays, **given.variables[name]}
+    name: {**arrays, **given.variables.get(name, {})}
     for name, arrays in fresh.variables.items()
   }
   return states.with_weights(fresh, variables)
