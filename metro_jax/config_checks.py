@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 BODIES = {"humanoid": 6890, "smpl": 6890, "mano": 778}  # vertices of the full mesh
 JOINTS = {"humanoid": 14, "smpl": 14, "mano": 21}  # that a network gives
 GENDERS = ("neutral", "male", "female")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64", "blazepose")
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
 AVERAGINGS = ("exact", "released")

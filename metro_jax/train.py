@@ -43,7 +43,7 @@ from metro_jax.training.orbax_folder import Folder
 from metro_jax.training.run_checkpoints import RunCheckpoints, Start
 from metro_jax.training.team import Team
 from metro_jax.training.window import NotFiniteError, Window
-from metro_jax.weights import imagenet, weight_files
+from metro_jax.weights import blazepose, imagenet, weight_files
 from metro_jax.weights.weight_files import Loaded
 
 FLAGS = flags.FLAGS
@@ -229,7 +229,7 @@ def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   source = config.train.init_from or config.model.backbone_weights
   if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
     return
-  if not _is_run(source):
+  if not _is_run(source) and source != blazepose.EMBEDDED:
     weight_files.locate(source)
 
 
@@ -245,7 +245,8 @@ def _given_weights(job: Job) -> Loaded | None:
   network = job.network
   like = states.variable_shapes(network.model, network.template, config.data.image_px)
   if not source:
-    return imagenet.load(config.model.backbone_weights, like)
+    of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
+    return of_backbone.load(config.model.backbone_weights, like)
   if not _is_run(source):
     return weight_files.load_metro(source, like)
   folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER

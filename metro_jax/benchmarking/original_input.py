@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from metro_jax.body import joints
 from metro_jax.data import augment, released_crop
 from metro_jax.data.schema import Example
-from metro_jax.training.step import IMAGENET_MEAN, IMAGENET_STD
+from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 
 _J24_FLIP = joints.flip_permutation(joints.J24)
 _SMPL24_FLIP = joints.flip_permutation(joints.SMPL24)

@@ -21,6 +21,10 @@ Array = Any  # NumPy's or JAX's
 # factors to 8 or 10 bits, which is millimetres on a body.
 EXACT = jax.lax.Precision.HIGHEST
 
+# Of RGB in [0, 1]: what networks made for ImageNet expect of their input.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 SMALL_MAP = 16  # pixels
 DROPOUT_STEPS = 2**16  # of its rate
 
@@ -45,11 +49,12 @@ class Conv(nn.Module):
   stride: int = 1
   use_bias: bool = False
   dtype: DTypeLike | None = None
+  kernel_init: Initializer = kaiming_fan_out
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ _"]:
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param("kernel", kaiming_fan_out, shape)
+    kernel = self.param("kernel", self.kernel_init, shape)
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
     y = _convolve(x, kernel, self.stride)
     if not self.use_bias:
@@ -57,6 +62,31 @@ class Conv(nn.Module):
     fan_in = math.prod(shape[:-1])
     bias = self.param("bias", torch_uniform(fan_in), (self.features,))
     return y + bias.astype(y.dtype)
+
+
+class Depthwise(nn.Module):
+  """A square convolution of each channel by itself, with bias; padding as `Conv`'s."""
+
+  kernel_size: int
+  stride: int = 1
+  dtype: DTypeLike | None = None
+  kernel_init: Initializer = kaiming_fan_out
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
+    k, channels = self.kernel_size, x.shape[-1]
+    kernel = self.param("kernel", self.kernel_init, (k, k, 1, channels))
+    bias = self.param("bias", torch_uniform(k * k), (channels,))
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    y = jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      window_strides=(self.stride, self.stride),
+      padding=[(k // 2, k // 2)] * 2,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=channels,
+    )
+    return y + bias
 
 
 class Dropout(nn.Module):

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from metro_jax.body import mesh_levels
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
+from metro_jax.models.blazepose import BlazePose
 from metro_jax.models.encoder import Encoder
 from metro_jax.models.hrnet import WIDTHS, HRNet
 from metro_jax.models.layers import EXACT, Axis, Mix, torch_uniform
@@ -216,6 +217,8 @@ def _backbone(
   name, width = model.backbone, model.backbone_width
   if name in WIDTHS:
     return HRNet(WIDTHS[name], width, axis, dtype)
+  if name == "blazepose":
+    return BlazePose(normalized=True, dtype=dtype)
   return ResNet(name, width, axis, dtype)
 
 

@@ -21,6 +21,7 @@ from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.data.batch import Batch
 from metro_jax.models import masking
+from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from metro_jax.models.metro import AXIS, Prediction
 from metro_jax.models.setup import Network
 from metro_jax.training import losses
@@ -28,8 +29,6 @@ from metro_jax.training.optimizer import trained
 from metro_jax.training.state import TrainState
 
 Array = Any  # np.ndarray or jax.Array
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Geometry(NamedTuple):
