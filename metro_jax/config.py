@@ -74,6 +74,11 @@ def _synthetic() -> ConfigDict:
   c.share_2d_only = 0.2  # training examples that keep only their 2D labels
   c.occluder_probability = 0.3  # pictures with shapes in front of the body
   c.clutter = 1.0  # of the backgrounds, 0 to 1: how much stands there, how sharp
+  c.camera = "weak"  # perspective; or "perspective": lenses of 24 to 200 mm, any tilt
+  c.scenery = "drawn"  # or "panoramas": photographed places and the light of them
+  c.wardrobe = "plain"  # or "sport": also bare torsos, bare feet, caps
+  c.bystanders = 0.0  # share of the pictures with a second or third person
+  c.poses = "stances"  # or "motions": real motion, exercises and mixtures as well
   c.workers = 0  # rendering processes; 0 means one a core
   return c
 

@@ -9,6 +9,10 @@ GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64", "blazepose")
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
+POSES = ("stances", "motions")  # of the synthetic pictures, as what follows
+CAMERAS = ("weak", "perspective")
+SCENERIES = ("drawn", "panoramas")
+WARDROBES = ("plain", "sport")
 AVERAGINGS = ("exact", "released")
 GROUND_TRUTHS = ("neutral", "gendered")
 TRUE_JOINTS = ("labels", "mesh")
@@ -50,6 +54,10 @@ def _validate_choices(config: ConfigDict) -> None:
     "body.model": tuple(BODIES),
     "body.gender": GENDERS,
     "data.crop": CROPS,
+    "data.synthetic.poses": POSES,
+    "data.synthetic.camera": CAMERAS,
+    "data.synthetic.scenery": SCENERIES,
+    "data.synthetic.wardrobe": WARDROBES,
     "eval.averaging": AVERAGINGS,
     "eval.ground_truth": GROUND_TRUTHS,
     "eval.true_joints": TRUE_JOINTS,
@@ -65,8 +73,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "optimizer.schedule": SCHEDULES,
   }
   for key, allowed in choices.items():
-    section, name = key.split(".")
-    value = config[section][name]
+    value = get(config, key)
     _expect(value in allowed, key, "one of " + ", ".join(allowed), value)
 
 
@@ -86,7 +93,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     _expect(value > 0, key, "a positive number", value)
   shares = (
     "data.synthetic.share_2d_only data.synthetic.occluder_probability "
-    "data.synthetic.clutter "
+    "data.synthetic.clutter data.synthetic.bystanders "
     "data.augment.rotation_probability data.augment.flip_probability "
     "model.dropout model.mask_fraction optimizer.decay_at optimizer.ema_decay"
   )
@@ -115,8 +122,8 @@ def _validate_ranges(config: ConfigDict) -> None:
   )
 
 
-def get(config: ConfigDict, key: str) -> float | int:
-  """The number at a dotted key."""
+def get(config: ConfigDict, key: str) -> float | int | str:
+  """The value at a dotted key."""
   for name in key.split("."):
     config = config[name]
   return config

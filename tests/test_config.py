@@ -74,6 +74,13 @@ def test_impossible_values_are_refused_by_key(section, key, value, message):
     base.validate(config)
 
 
+def test_unknown_poses_of_synthetic_pictures_are_refused():
+  config = base.get_config()
+  config.data.synthetic.poses = "dances"
+  with pytest.raises(ValueError, match="poses: expected one of stances, motions"):
+    base.validate(config)
+
+
 def test_a_hand_has_its_wrist_for_root_and_is_never_mirrored():
   config = base.get_config()
   config.body.model = "mano"

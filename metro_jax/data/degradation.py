@@ -159,7 +159,9 @@ def cover(
     (x0, y0), (x1, y1) = (
       (middle + sign * half).clip(0, side).astype(int) for sign in (-1, 1)
     )
-    patch = rng.uniform(0, 255, 3) + rng.normal(0, rng.uniform(0, 50), (y1 - y0, x1 - x0, 1))
+    patch = rng.uniform(0, 255, 3) + rng.normal(
+      0, rng.uniform(0, 50), (y1 - y0, x1 - x0, 1)
+    )
     image[y0:y1, x0:x1] = patch.clip(0, 255)
   return image
 

@@ -48,6 +48,26 @@ def test_an_example_is_a_function_of_seed_split_and_row(stage, examples):
     assert other["image"] != again["image"]
 
 
+@pytest.mark.parametrize(
+  ("row", "root", "left_knee", "camera_seen", "brightness"),
+  [
+    (0, (-1.83097, 0.74879, -2.03234), 0.0, (1.10747, -0.15831, -0.08589), 151.09),
+    (5, (-2.81611, -0.00493, -1.20455), 0.47343, (1.02365, -0.0351, -0.03537), 75.21),
+    (9, (-2.23413, -0.0976, -1.78673), 0.72211, (1.31636, 0.01037, -0.01657), 107.66),
+  ],
+)
+def test_pictures_of_stances_stay_what_they_were(
+  examples, row, root, left_knee, camera_seen, brightness
+):
+  """Values of version 1.0.0 of the dataset."""
+  example = examples[row]
+  np.testing.assert_allclose(example["pose"][:3], root, atol=2e-5)
+  np.testing.assert_allclose(example["pose"][12], left_knee, atol=2e-5)
+  np.testing.assert_allclose(example["camera"], camera_seen, atol=2e-5)
+  picture = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_COLOR)
+  assert picture.mean() == pytest.approx(brightness, abs=0.2)
+
+
 def test_pose_and_shape_pose_the_body_to_the_joints_and_the_camera_projects_them(
   stage, examples
 ):

@@ -97,15 +97,25 @@ def test_an_unknown_split_is_named(built):
     builder.open_split(built, "val")
 
 
+def test_a_dataset_drawn_before_settings_were_added_keeps_its_name(tmp_path):
+  config = configs.get_config()
+  config.data.data_dir = str(tmp_path)
+  assert builder.make_builder(config).builder_config.name == "224px-seed0-a9e75069f2"
+
+
 def test_any_changed_setting_is_another_dataset(built, tmp_path):
   names = {builder.make_builder(built).builder_config.name}
-  for changes in ({"seed": 1}, {"occluder_probability": 0.9}, {"image_px": 52}):
+  others = (
+    *({"seed": 1}, {"occluder_probability": 0.9}, {"image_px": 52}),
+    {"poses": "motions"},
+  )
+  for changes in others:
     config = config_for(tmp_path, **changes)
     names.add(builder.make_builder(config).builder_config.name)
   more = config_for(tmp_path)
   more.data.synthetic.train_examples = 7
   names.add(builder.make_builder(more).builder_config.name)
-  assert len(names) == 5
+  assert len(names) == len(others) + 2
   workers = config_for(tmp_path, workers=7)
   assert builder.make_builder(workers).builder_config.name in names
 

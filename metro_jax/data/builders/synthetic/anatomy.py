@@ -40,6 +40,9 @@ LIMITS_DEG = {
   "finger_flexion": (-5.0, 40.0),
 }
 ANGLES = tuple(LIMITS_DEG)
+_LOWEST, _HIGHEST = np.array(list(LIMITS_DEG.values())).T[..., None]
+_ON_TRUNK = [i for i, n in enumerate(ANGLES) if n.startswith(("spine", "neck"))]
+_SIDEWAYS = [i for i in _ON_TRUNK if not ANGLES[i].endswith("flexion")]
 
 
 def backward_limit_deg(
@@ -47,6 +50,25 @@ def backward_limit_deg(
 ) -> Float[np.ndarray, "n 2"]:
   """The lowest shoulder azimuth: an arm swings further back the lower it hangs."""
   return -35.0 + 0.55 * np.minimum(elevation_deg, 0.0)
+
+
+def inside_limits(angles_deg: Float[np.ndarray, "n a 2"]) -> Float[np.ndarray, "n a 2"]:
+  """The nearest angles that joints allow, the trunk's from the left column."""
+  angles = angles_deg.clip(_LOWEST, _HIGHEST)
+  elevation, azimuth = (
+    ANGLES.index(f"shoulder_{kind}") for kind in ("elevation", "azimuth")
+  )
+  lowest = backward_limit_deg(angles[:, elevation])
+  angles[:, azimuth] = np.maximum(angles[:, azimuth], lowest)
+  angles[:, _ON_TRUNK, 1] = angles[:, _ON_TRUNK, 0]
+  return angles
+
+
+def mirror(angles_deg: Float[np.ndarray, "n a 2"]) -> Float[np.ndarray, "n a 2"]:
+  """The same movements with left and right exchanged."""
+  swapped = angles_deg[..., ::-1].copy()
+  swapped[:, _SIDEWAYS] *= -1.0
+  return swapped
 
 
 def angles_to_pose(

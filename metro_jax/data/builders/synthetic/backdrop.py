@@ -199,9 +199,7 @@ def draw_occluders(
     )
 
 
-def share_hidden(
-  mask: np.ndarray, joints_px: Float[np.ndarray, "j 2"]
-) -> float:
+def share_hidden(mask: np.ndarray, joints_px: Float[np.ndarray, "j 2"]) -> float:
   """Share of the joints that lie where a square mask is above 0."""
   row = joints_px.astype(int).clip(0, len(mask) - 1)
   return float((mask[row[:, 1], row[:, 0]] > 0).mean())

@@ -27,7 +27,7 @@ from metro_jax import files
 from metro_jax.body import humanoid, joints
 from metro_jax.data import schema
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
-from metro_jax.data.builders.synthetic import chunks, scene
+from metro_jax.data.builders.synthetic import chunks, motions, scene
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -134,11 +134,13 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
   chosen = config.data.synthetic
   settings = scene.Settings(**{name: chosen[name] for name in scene.Settings._fields})
   counts = {split: chosen[f"{split}_examples"] for split in scene.SPLITS}
-  text = json.dumps([settings, counts, chunks.CHUNK_EXAMPLES], sort_keys=True)
+  text = json.dumps([_chosen(settings), counts, chunks.CHUNK_EXAMPLES], sort_keys=True)
   digest = hashlib.sha256(text.encode())
   body = humanoid.load()
   for array in (body.template, body.shape_directions, body.skin_weights):
     digest.update(np.ascontiguousarray(array).tobytes())
+  if settings.poses == "motions":
+    digest.update(motions.ASSET.read_bytes())
   name = f"{settings.image_px}px-seed{settings.seed}-{digest.hexdigest()[:10]}"
   data_dir = pathlib.Path(config.data.data_dir).expanduser()
   try:
@@ -152,6 +154,17 @@ def make_builder(config: ml_collections.ConfigDict) -> SyntheticHumans:
     raise ValueError(
       f"synthetic data in {where}: {first_line(error)}; {REMEDY}"
     ) from error
+
+
+def _chosen(settings: scene.Settings) -> list:
+  """The settings; those that came later only where they differ from their default.
+
+  So a dataset that was drawn before they came keeps its name.
+  """
+  later = settings._field_defaults
+  values = settings._asdict()
+  changed = {k: values[k] for k in later if values[k] != later[k]}
+  return [v for k, v in values.items() if k not in later] + [changed] * bool(changed)
 
 
 def build(builder: SyntheticHumans, workers: int = 0) -> None:

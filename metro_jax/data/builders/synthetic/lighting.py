@@ -87,7 +87,9 @@ def creases(
   depth, known = np.zeros((2, side * side), np.float32)
   depth[samples.pixel], known[samples.pixel] = samples.depth, 1.0
   size = max(3, int(0.08 * metre_px) | 1)
-  around = cv2.blur(np.stack([depth, known], axis=-1).reshape(side, side, 2), (size,) * 2)
+  around = cv2.blur(
+    np.stack([depth, known], axis=-1).reshape(side, side, 2), (size,) * 2
+  )
   mean = around.reshape(-1, 2)[samples.pixel]
   deeper = samples.depth - mean[:, 0] / mean[:, 1]
   return (deeper / CREASE_M).clip(0, 1)

@@ -17,12 +17,14 @@ from metro_jax.data.builders.synthetic import (
   backdrop,
   lenses,
   lighting,
+  motions,
   panoramas,
   stances,
 )
 from metro_jax.rendering import rasterizer
 
 SPLITS = ("train", "validation", "test")
+POSES = {"stances": stances.sample_pose, "motions": motions.sample_pose}
 SUPERSAMPLE = 2  # samples along each side of a pixel
 MAX_SHAPE = 2.5  # standard deviations
 
@@ -39,6 +41,7 @@ class Settings(NamedTuple):
   scenery: str = "drawn"
   wardrobe: str = "plain"
   bystanders: float = 0.0
+  poses: str = "stances"
 
 
 class Stage(NamedTuple):
@@ -171,13 +174,13 @@ def sample_person(
   Args:
     rng: Where the randomness comes from.
     stage: The body.
-    settings: Says how far the camera is tilted.
+    settings: Says which poses, and how far the camera is tilted.
     tilt: That of the camera, where it is given; drawn otherwise.
   """
   body = stage.body
   components = body.shape_directions.shape[-1]
   shape = rng.standard_normal(components).clip(-MAX_SHAPE, MAX_SHAPE)
-  pose = stances.sample_pose(rng, stage.rest_joints_m)
+  pose = POSES[settings.poses if settings else "stances"](rng, stage.rest_joints_m)
   heading = rng.uniform(-np.pi, np.pi)
   wide = settings is not None and settings.camera == "perspective"
   tilt = tilt or lenses.sample_tilt(rng, wide)
@@ -322,9 +325,7 @@ def _draw_other(
   settings: Settings,
 ) -> Float[np.ndarray, "h w 4"]:
   outfit = appearance.sample_outfit(rng, settings.wardrobe)
-  return draw_body(
-    stage, other.person, other.view, outfit, light, settings.image_px
-  )
+  return draw_body(stage, other.person, other.view, outfit, light, settings.image_px)
 
 
 def draw_body(

@@ -8,13 +8,10 @@ from jaxtyping import Float
 
 from metro_jax.body import rotations
 from metro_jax.data.builders.synthetic import anatomy
-from metro_jax.data.builders.synthetic.anatomy import ANGLES, LIMITS_DEG
-
-_TRUNK = [i for i, n in enumerate(ANGLES) if n.startswith(("spine", "neck"))]
-_SIDEWAYS = [i for i in _TRUNK if not ANGLES[i].endswith("flexion")]
+from metro_jax.data.builders.synthetic.anatomy import ANGLES
 
 # Standing at ease: mean and spread. Every stance starts here and says what differs.
-_REST = {
+REST = {
   "spine_flexion": (4, 8),
   "spine_bend": (0, 6),
   "spine_twist": (0, 8),
@@ -301,31 +298,37 @@ def sample_angles(
     Degrees in the order of `anatomy.ANGLES`, left and right, inside
     `anatomy.LIMITS_DEG`. Angles of the trunk have the same number twice.
   """
-  mean, spread, low, high = _stance_table(stance)
-  noise = rng.standard_normal((count, *mean.shape)).clip(-2.5, 2.5)
-  angles = (mean + spread * noise).clip(low, high)
-  elevation, azimuth = (
-    ANGLES.index(f"shoulder_{kind}") for kind in ("elevation", "azimuth")
-  )
-  lowest = anatomy.backward_limit_deg(angles[:, elevation])
-  angles[:, azimuth] = np.maximum(angles[:, azimuth], lowest)
-  angles[:, _TRUNK, 1] = angles[:, _TRUNK, 0]
-  mirrored = rng.random(count) < 0.5
-  angles[mirrored] = angles[mirrored, :, ::-1]
-  angles[:, _SIDEWAYS] *= np.where(mirrored, -1.0, 1.0)[:, None, None]
+  return scatter(rng, *_stance_table(stance), count)
+
+
+def scatter(
+  rng: np.random.Generator,
+  mean_deg: Float[np.ndarray, "a 2"],
+  spread_deg: Float[np.ndarray, "a 2"],
+  count: int,
+) -> Float[np.ndarray, "n a 2"]:
+  """Draws angles around a mean, inside the limits, half of them mirrored."""
+  noise = rng.standard_normal((count, *mean_deg.shape)).clip(-2.5, 2.5)
+  angles = anatomy.inside_limits(mean_deg + spread_deg * noise)
+  turned = rng.random(count) < 0.5
+  angles[turned] = anatomy.mirror(angles[turned])
   return angles
 
 
 @functools.cache
 def _stance_table(name: str):
-  """Mean and spread of every angle and side, and the limits."""
-  stance = STANCES[name]
+  return mean_and_spread(STANCES[name])
+
+
+def mean_and_spread(
+  stance: Stance,
+) -> tuple[Float[np.ndarray, "a 2"], Float[np.ndarray, "a 2"]]:
+  """Degrees of every angle of a stance on its first and second side."""
   sides = []
   for side in (stance.first, stance.second):
-    sides.append([(_REST | stance.both | side)[angle] for angle in ANGLES])
+    sides.append([(REST | stance.both | side)[angle] for angle in ANGLES])
   mean, spread = np.array(sides, np.float64).transpose(2, 1, 0)
-  low, high = np.array([LIMITS_DEG[n] for n in ANGLES]).T[..., None]
-  return mean, spread, low, high
+  return mean, spread
 
 
 def turn_root(
