@@ -47,6 +47,8 @@ def _data() -> ConfigDict:
   c.data_dir = "~/.cache/metro_jax"  # where prepared datasets live
   c.image_px = 224  # side of the square network input
   c.crop = "exact"  # between pixels; or "released": rounded as the original's
+  c.passes = 1  # or 2: a second look at the person, upright and large; see framing.py
+  c.map_views = 0  # of each example, whose maps of a frozen backbone are kept; or none
   c.read_threads = 4  # threads that decode and augment
   c.prefetch = 480  # examples decoded ahead; two batches keep devices busy
   c.augment = _augment()
@@ -61,6 +63,7 @@ def _augment() -> ConfigDict:
   c.rotation_probability = 0.4  # share of the examples that are rotated
   c.flip_probability = 0.5  # mirrored left to right
   c.color_gain = 0.4  # channel gains ~ U(1 - gain, 1 + gain)
+  c.degradation = 0.0  # 0 to 1: blur, noise, tones, cuts and covers; degradation.py
   return c
 
 

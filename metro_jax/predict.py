@@ -21,21 +21,21 @@ Without boxes each picture is taken to show one person, who fills it. The npz ho
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
-import jax
 import numpy as np
 import tqdm
 from absl import flags
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 
 from metro_jax import command_line
 from metro_jax.body import camera
 from metro_jax.data import photographs
 from metro_jax.data.photographs import Corners
-from metro_jax.evaluation import inference, runs
+from metro_jax.evaluation import runs
+from metro_jax.evaluation.predictor import Body, Predictor, make_predictor
 from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
 from metro_jax.training import bucket
@@ -57,19 +57,6 @@ class Options(NamedTuple):
   focal_px: float = 0.0  # 0: the picture's diagonal
 
 
-class Body(NamedTuple):
-  """One person or hand as predicted, in the camera frame, metres."""
-
-  vertices_m: Float[np.ndarray, "v 3"]
-  joints_m: Float[np.ndarray, "j 3"]
-  camera: Float[np.ndarray, "3"]
-  faces: Int[np.ndarray, "f 3"]
-  joint_names: tuple[str, ...]
-
-
-Predictor = Callable[[UInt8[np.ndarray, "h w 3"], Box], Body]
-
-
 def define_flags() -> None:
   """Defines the command's flags."""
   flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
@@ -88,40 +75,6 @@ def define_flags() -> None:
   )
   flags.DEFINE_enum(
     "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
-  )
-
-
-def make_predictor(run: runs.Run, mirrored: bool = False) -> Predictor:
-  """The network as a function of a picture and a square in it.
-
-  Args:
-    run: The network and its parameters.
-    mirrored: Whether the picture goes in, and the mesh comes out, mirrored left to
-      right: left hands with a network of right ones.
-  """
-  body, crop_px = run.network.body, run.config.data.image_px
-  forward = jax.jit(inference.make_forward(run.network))
-  variables = jax.device_put(run.variables)
-
-  def predict(image: np.ndarray, box: Box) -> Body:
-    crop = photographs.crop(image, box, crop_px)
-    crop = np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop
-    made = jax.device_get(forward(variables, crop[None]))
-    parts = (made[name][0] for name in ("vertices", "joints", "camera"))
-    found = Body(*parts, np.asarray(body.faces), body.joint_names)
-    return mirror(found) if mirrored else found
-
-  return predict
-
-
-def mirror(body: Body) -> Body:
-  """A prediction as a mirror shows it: x and tx change sign, triangles turn over."""
-  flip = np.array([-1, 1, 1], body.vertices_m.dtype)
-  return body._replace(
-    vertices_m=body.vertices_m * flip,
-    joints_m=body.joints_m * flip,
-    camera=body.camera * np.array([1, -1, 1], body.camera.dtype),
-    faces=body.faces[:, ::-1],
   )
 
 

@@ -21,12 +21,20 @@ from metro_jax import command_line
 from metro_jax import config as base
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
-from metro_jax.evaluation import assessment, evaluator, examples, run_report, runs
+from metro_jax.evaluation import (
+  assessment,
+  evaluator,
+  examples,
+  run_report,
+  runs,
+  second_pass,
+)
 from metro_jax.models import setup
 from metro_jax.training import (
   bad_batch,
   bucket,
   checkpoint,
+  feature_maps,
   logs,
   optimizer,
   orbax_folder,
@@ -166,7 +174,7 @@ def _loop(
   """Steps from the start to the end of the run or a request to stop; the last step."""
   config, last = job.config, job.config.train.num_steps
   state, window = parallel.replicate(start.state), Window(config.data.train)
-  step, batches = start.step, _batches(job, start.step)
+  step, batches = start.step, _batches(job, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
     state, metrics = train_step(state, parallel.shard(batch))
@@ -186,10 +194,15 @@ def _loop(
   return step
 
 
-def _batches(job: Job, first: int) -> Iterator[Batch]:
-  """This process's batches from step `first` + 1 on; an error if one takes too long."""
-  config, split, team = job.config, job.splits.train, job.team
-  batches = pipeline.train_batches(split, config, first, team.index, team.count)
+def _batches(job: Job, start: Start) -> Iterator[Batch]:
+  """This process's batches from the start on; an error if one takes too long."""
+  config, split, team, first = job.config, job.splits.train, job.team, start.step
+  maps = None
+  if config.data.map_views:
+    variables, model = start.state.variables, job.network.model
+    maps = feature_maps.open_maps(config, split, model, variables)
+  here = (team.index, team.count)
+  batches = pipeline.train_batches(split, config, first, *here, maps=maps)
 
   def describe(number: int) -> str:
     return f"batch {first + number + 1} of {split.name}"
@@ -302,7 +315,8 @@ def _validate(
   batches = pipeline.eval_batches(
     split, config, job.team.index, job.team.count, config.eval.max_examples
   )
-  results = evaluator.evaluate(job.eval_step, state.variables, batches)
+  eval_step = second_pass.of_split(job.eval_step, split, config)
+  results = evaluator.evaluate(eval_step, state.variables, batches)
   log.scalars(step, "validation", results.means_mm)
   text = ", ".join(
     f"{k.removesuffix('_mm')} {v:.1f}" for k, v in results.means_mm.items()

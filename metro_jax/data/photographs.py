@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from metro_jax.data import augment
+from metro_jax.data.framing import Frame
 from metro_jax.rendering.overlay import Box, whole_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -127,9 +128,9 @@ def squares(
 
 
 def crop(
-  image: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int
+  image: UInt8[np.ndarray, "h w 3"], frame: Frame, crop_px: int
 ) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
   """Cuts a square out, black beyond the picture's border, as in training."""
-  center_px = np.array([box.center_x, box.center_y])
-  affine = augment.crop_affine(center_px, box.side, augment.identity(), crop_px)
+  turn = augment.identity()._replace(rotation_rad=frame.rotation_rad)
+  affine = augment.crop_affine(frame.center_px, frame.side_px, turn, crop_px)
   return augment.crop(image, affine, crop_px)

@@ -80,10 +80,11 @@ class METRO(nn.Module):
   @nn.compact
   def __call__(
     self,
-    images: Float[AnyArray, "b h w 3"],
+    images: Float[AnyArray, "b h w c"],
     template: Template,
     token_mask: Bool[AnyArray, "b t"] | None = None,
     train: bool = False,
+    are_maps: bool = False,
   ) -> Prediction:
     """Runs the network.
 
@@ -93,13 +94,15 @@ class METRO(nn.Module):
       token_mask: True where mask modelling hides one of the t = j + v tokens.
       train: Whether dropout is on (needs the "dropout" key) and BatchNorm uses, and
         moves, the batch's statistics.
+      are_maps: Whether `images` are what the backbone makes of them already.
 
     Returns:
       In at least float32, whatever the type of the arithmetic.
     """
     num_joints = template.joints.shape[0]
     queries = jnp.concatenate([template.joints, template.vertices])
-    features = self.backbone(jnp.asarray(images), train)
+    images = jnp.asarray(images)
+    features = images if are_maps else self.backbone(images, train)
     tokens = self._image_tokens(features, len(queries))
     queries = jnp.broadcast_to(queries, (tokens.shape[0], *queries.shape))
     tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)
