@@ -88,9 +88,11 @@ def _synthetic() -> ConfigDict:
 
 def _model() -> ConfigDict:
   c = ConfigDict()
-  c.backbone = "resnet50"
-  c.backbone_width = 64  # channels of the first convolution
-  c.backbone_weights = ""  # ImageNet weights: a file, or "org/name" of Hugging Face
+  c.backbone = "resnet50"  # or resnet18, resnet34, hrnet_w40, hrnet_w64, blazepose
+  c.backbone_width = 64  # channels of the first convolution; blazepose has its own
+  # First weights: ImageNet's, in a file or "org/name" of Hugging Face; of blazepose
+  # "embedded", the released ones; empty starts from nothing.
+  c.backbone_weights = ""
   c.hidden_widths = (1024, 256, 128)  # one encoder block each
   c.output_widths = (512, 128, 3)  # what each block projects down to; ends in 3
   c.num_layers = 4  # attention layers a block

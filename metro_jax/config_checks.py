@@ -8,6 +8,7 @@ JOINTS = {"humanoid": 14, "smpl": 14, "mano": 21}  # that a network gives
 GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64", "blazepose")
 WITHOUT_STATISTICS = ("blazepose",)  # of batches; what they make is a function of one
+EMBEDDED = ("blazepose",)  # backbones whose weights come with the package
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
 POSES = ("stances", "motions")  # of the synthetic pictures, as what follows
@@ -135,6 +136,12 @@ def get(config: ConfigDict, key: str) -> float | int | str:
 
 
 def _validate_model(model: ConfigDict) -> None:
+  _expect(
+    model.backbone_weights != "embedded" or model.backbone in EMBEDDED,
+    "model.backbone",
+    f"{' or '.join(EMBEDDED)} with backbone_weights 'embedded'",
+    model.backbone,
+  )
   blocks = len(model.hidden_widths)
   for key in ("output_widths", "feedforward_widths"):
     _expect(len(model[key]) == blocks, f"model.{key}", f"{blocks} widths", model[key])

@@ -239,10 +239,12 @@ def _saved(folder: RunFolder) -> Folder:
 def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   """Fails, before anything else is done, if a fresh run's weights are not there."""
   checkpoints = workdir / runs.CHECKPOINT_FOLDER
-  source = config.train.init_from or config.model.backbone_weights
+  in_package = config.model.backbone_weights == blazepose.EMBEDDED
+  of_backbone = "" if in_package else config.model.backbone_weights
+  source = config.train.init_from or of_backbone
   if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
     return
-  if not _is_run(source) and source != blazepose.EMBEDDED:
+  if not _is_run(source):
     weight_files.locate(source)
 
 
@@ -275,7 +277,7 @@ def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainS
   ignored = f"{given.ignored} ignored" if given.ignored else "none ignored"
   print(f"Weights from {given.source}: {count} arrays, {ignored}", flush=True)
   variables = {
-    name: {**arrays, **given.variables[name]}
+    name: {**arrays, **given.variables.get(name, {})}
     for name, arrays in fresh.variables.items()
   }
   return states.with_weights(fresh, variables)

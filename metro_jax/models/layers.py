@@ -78,15 +78,16 @@ class Depthwise(nn.Module):
     kernel = self.param("kernel", self.kernel_init, (k, k, 1, channels))
     bias = self.param("bias", torch_uniform(k * k), (channels,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    y = jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      window_strides=(self.stride, self.stride),
-      padding=[(k // 2, k // 2)] * 2,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      feature_group_count=channels,
-    )
-    return y + bias
+    height, width = ((size - 1) // self.stride + 1 for size in x.shape[1:3])
+    half, step = k // 2, self.stride
+    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    y = bias
+    for i in range(k):
+      for j in range(k):
+        rows = slice(i, i + step * (height - 1) + 1, step)
+        columns = slice(j, j + step * (width - 1) + 1, step)
+        y = y + padded[:, rows, columns] * kernel[i, j, 0]
+    return y
 
 
 class Dropout(nn.Module):
