@@ -35,7 +35,7 @@ def _pictures(data: ConfigDict) -> None:
   data.augment.degradation = 1.0
   data.augment.rotation_probability = 0.0  # framing turns them
   data.augment.color_gain = 0.0  # degradation tints them
-  data.synthetic.image_px = 288
+  data.synthetic.image_px = 256
   data.synthetic.train_examples = 20_000
   data.synthetic.validation_examples = 400
   data.synthetic.test_examples = 1_000
