@@ -23,6 +23,7 @@ from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import (
   assessment,
+  embedded,
   evaluator,
   examples,
   run_report,
@@ -244,12 +245,8 @@ def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   source = config.train.init_from or of_backbone
   if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
     return
-  if not _is_run(source):
+  if not runs.is_run(source):
     weight_files.locate(source)
-
-
-def _is_run(source: str) -> bool:
-  return orbax_folder.as_folder(source).is_dir()
 
 
 def _given_weights(job: Job) -> Loaded | None:
@@ -262,7 +259,9 @@ def _given_weights(job: Job) -> Loaded | None:
   if not source:
     of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
     return of_backbone.load(config.model.backbone_weights, like)
-  if not _is_run(source):
+  if source == embedded.NAME:
+    return Loaded(embedded.load_variables(network), 0, source)
+  if not runs.is_run(source):
     return weight_files.load_metro(source, like)
   folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, "best", like)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from metro_jax import config as base
 from metro_jax import files
+from metro_jax.evaluation import embedded
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, orbax_folder, state
 
@@ -49,7 +50,7 @@ def load_config(
     FileNotFoundError: If there is no run.
     ValueError: If the file is damaged, or a key is unknown or of another type.
   """
-  path = orbax_folder.as_folder(workdir) / CONFIG_FILE
+  path = _folder(workdir) / CONFIG_FILE
   if not path.is_file():
     raise FileNotFoundError(
       f"workdir {workdir}: expected a training run with a {CONFIG_FILE}, found none"
@@ -66,6 +67,16 @@ def load_config(
   return config
 
 
+def _folder(workdir: str | os.PathLike[str]) -> orbax_folder.Folder:
+  """Where a run's files are; `embedded` is the package's own."""
+  return embedded.FOLDER if workdir == embedded.NAME else orbax_folder.as_folder(workdir)
+
+
+def is_run(source: str | os.PathLike[str]) -> bool:
+  """Whether weights come from a workdir, or the package, and not from a file."""
+  return _folder(source).is_dir()
+
+
 def load(
   workdir: str | os.PathLike[str],
   which: str | int = "best",
@@ -75,7 +86,7 @@ def load(
   """Reads a run's network.
 
   Args:
-    workdir: Of the run, also in a bucket.
+    workdir: Of the run, also in a bucket; or "embedded", the package's own.
     which: The checkpoint: "best" by PA-MPJPE, "latest", or a step.
     overrides: As for `load_config`.
     averaged: Whether averaged parameters, where the run kept them, are taken for
@@ -90,6 +101,9 @@ def load(
   """
   config = load_config(workdir, overrides)
   network = setup.build(config)
+  if workdir == embedded.NAME:
+    step, variables = embedded.read_step(), embedded.load_variables(network)
+    return Run(config, network, variables, step)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, like, averaged)
