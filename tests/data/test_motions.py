@@ -124,6 +124,31 @@ def test_frames_that_few_others_are_near_are_drawn_more_often():
   assert cartwheel > 2 * walk
 
 
+def test_building_weighs_a_lonely_frame_three_times_the_median_at_most():
+  features = np.zeros((30, 25, 3))
+  features[:, :, 0] = np.arange(30)[:, None] % 10  # three times the same ten
+  features[-1, :, 0] = 500
+  weights = build_motions._rarity(features)
+  assert weights.sum() == pytest.approx(1)
+  assert weights[-1] == pytest.approx(3 * np.median(weights))
+  assert weights[0] > weights[5]  # the end of the row against its middle
+
+
+def test_building_drops_frames_that_repeat_others():
+  features = np.zeros((4, 25, 3))
+  features[:, :, 1] = np.array([0, 0.019, 0.021, 0.05])[:, None]
+  np.testing.assert_array_equal(build_motions._distinct(features), [0, 2, 3])
+
+
+def test_a_damaged_library_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="expected the asset"):
+    motions.read(tmp_path / "none.npz")
+  path = tmp_path / "half.npz"
+  path.write_bytes(motions.ASSET.read_bytes()[:20_000])
+  with pytest.raises(ValueError, match="motions: cannot read"):
+    motions.read(path)
+
+
 def test_a_clip_can_be_left_out():
   library = motions.load()
   left = library.without("humanoid3d_spin")

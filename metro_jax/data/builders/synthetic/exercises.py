@@ -128,7 +128,7 @@ EXERCISES = {
     },
   ),
   "hands_on_hips": Stance(1.0, {**_ARM_ON_HIP, "hip_abduction": (10, 6)}),
-  "hands_behind_back": Stance(
+  "hands_at_lower_back": Stance(
     0.8,
     {
       "shoulder_elevation": (-45, 6),
@@ -138,7 +138,7 @@ EXERCISES = {
       "collar_azimuth": (-6, 4),
     },
   ),
-  "hands_behind_head": Stance(
+  "hands_at_forehead": Stance(
     0.6,
     {
       "shoulder_elevation": (28, 9),

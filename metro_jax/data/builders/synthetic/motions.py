@@ -70,15 +70,25 @@ def load() -> Library:
   Raises:
     FileNotFoundError, ValueError: If the asset is missing or damaged.
   """
-  with np.load(ASSET) as stored:
-    weights = stored["weights"].astype(np.float64)
-    return Library(
-      angles_deg=stored["angles"] * ANGLE_STEP_DEG,
-      roots=stored["roots"] * ROOT_STEP_RAD,
-      weights=weights / weights.sum(),
-      clips=stored["clips"].astype(np.int64),
-      names=tuple(stored["names"].tolist()),
-    )
+  return read(ASSET)
+
+
+def read(path: pathlib.Path) -> Library:
+  """Reads what `save` wrote; raises as `load` does."""
+  if not path.exists():
+    raise FileNotFoundError(f"motions: expected the asset {path}, got none")
+  try:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
+      weights = stored["weights"].astype(np.float64)
+      return Library(
+        angles_deg=stored["angles"] * ANGLE_STEP_DEG,
+        roots=stored["roots"] * ROOT_STEP_RAD,
+        weights=weights / weights.sum(),
+        clips=stored["clips"].astype(np.int64),
+        names=tuple(stored["names"].tolist()),
+      )
+  except Exception as error:  # zip, zlib and header errors have no common base
+    raise ValueError(f"motions: cannot read {path}: {error}") from error
 
 
 def save(library: Library, path: pathlib.Path) -> None:
