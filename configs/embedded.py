@@ -68,12 +68,12 @@ def _network(config: ConfigDict) -> None:
 
 
 def _frozen(config: ConfigDict) -> None:
-  config.data.map_views = 4
+  config.data.map_views = 3
   config.optimizer.frozen = ("backbone", "upsampling1")
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 200
   config.train.batch_size = 64
-  config.train.num_steps = 8_000
+  config.train.num_steps = 6_000
   config.train.validate_every = 1_000
   config.train.checkpoint_every = 1_000
 

@@ -2,8 +2,8 @@
 
   python -m metro_jax.evaluation.embedded --workdir=RUN
 
-writes a run's best network into the package. Its arrays are float16; what the mesh's own
-geometry gives is left out and made again.
+writes a run's best network into the package. Its arrays are float16; what the mesh's
+own geometry gives is left out and made again.
 """
 
 import argparse

@@ -69,7 +69,9 @@ def load_config(
 
 def _folder(workdir: str | os.PathLike[str]) -> orbax_folder.Folder:
   """Where a run's files are; `embedded` is the package's own."""
-  return embedded.FOLDER if workdir == embedded.NAME else orbax_folder.as_folder(workdir)
+  return (
+    embedded.FOLDER if workdir == embedded.NAME else orbax_folder.as_folder(workdir)
+  )
 
 
 def is_run(source: str | os.PathLike[str]) -> bool:
