@@ -47,6 +47,8 @@ def _data() -> ConfigDict:
   c.data_dir = "~/.cache/metro_jax"  # where prepared datasets live
   c.image_px = 224  # side of the square network input
   c.crop = "exact"  # between pixels; or "released": rounded as the original's
+  c.passes = 1  # or 2: a second look at the person, upright and large; see framing.py
+  c.map_views = 0  # of each example, whose maps of a frozen backbone are kept; or none
   c.read_threads = 4  # threads that decode and augment
   c.prefetch = 480  # examples decoded ahead; two batches keep devices busy
   c.augment = _augment()
@@ -61,6 +63,7 @@ def _augment() -> ConfigDict:
   c.rotation_probability = 0.4  # share of the examples that are rotated
   c.flip_probability = 0.5  # mirrored left to right
   c.color_gain = 0.4  # channel gains ~ U(1 - gain, 1 + gain)
+  c.degradation = 0.0  # 0 to 1: blur, noise, tones, cuts and covers; degradation.py
   return c
 
 
@@ -74,6 +77,10 @@ def _synthetic() -> ConfigDict:
   c.share_2d_only = 0.2  # training examples that keep only their 2D labels
   c.occluder_probability = 0.3  # pictures with shapes in front of the body
   c.clutter = 1.0  # of the backgrounds, 0 to 1: how much stands there, how sharp
+  c.camera = "weak"  # perspective; or "perspective": lenses of 24 to 200 mm, any tilt
+  c.scenery = "drawn"  # or "panoramas": photographed places and the light of them
+  c.wardrobe = "plain"  # or "sport": also bare torsos, bare feet, caps
+  c.bystanders = 0.0  # share of the pictures with a second or third person
   c.poses = "stances"  # or "motions": real motion, exercises and mixtures as well
   c.workers = 0  # rendering processes; 0 means one a core
   return c

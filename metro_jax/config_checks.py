@@ -7,10 +7,14 @@ BODIES = {"humanoid": 6890, "smpl": 6890, "mano": 778}  # vertices of the full m
 JOINTS = {"humanoid": 14, "smpl": 14, "mano": 21}  # that a network gives
 GENDERS = ("neutral", "male", "female")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "hrnet_w40", "hrnet_w64", "blazepose")
+WITHOUT_STATISTICS = ("blazepose",)  # of batches; what they make is a function of one
 EMBEDDED = ("blazepose",)  # backbones whose weights come with the package
 SCHEDULES = ("step", "cosine", "constant")
 CROPS = ("exact", "released")
-POSES = ("stances", "motions")  # of the synthetic pictures
+POSES = ("stances", "motions")  # of the synthetic pictures, as what follows
+CAMERAS = ("weak", "perspective")
+SCENERIES = ("drawn", "panoramas")
+WARDROBES = ("plain", "sport")
 AVERAGINGS = ("exact", "released")
 GROUND_TRUTHS = ("neutral", "gendered")
 TRUE_JOINTS = ("labels", "mesh")
@@ -39,6 +43,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _validate_body(config)
   _validate_data(config.data)
   _validate_kind(config)
+  _validate_passes(config)
+  _validate_maps(config)
   _validate_views(config)
 
 
@@ -53,6 +59,9 @@ def _validate_choices(config: ConfigDict) -> None:
     "body.gender": GENDERS,
     "data.crop": CROPS,
     "data.synthetic.poses": POSES,
+    "data.synthetic.camera": CAMERAS,
+    "data.synthetic.scenery": SCENERIES,
+    "data.synthetic.wardrobe": WARDROBES,
     "eval.averaging": AVERAGINGS,
     "eval.ground_truth": GROUND_TRUTHS,
     "eval.true_joints": TRUE_JOINTS,
@@ -89,15 +98,17 @@ def _validate_ranges(config: ConfigDict) -> None:
     _expect(value > 0, key, "a positive number", value)
   shares = (
     "data.synthetic.share_2d_only data.synthetic.occluder_probability "
-    "data.synthetic.clutter "
+    "data.synthetic.clutter data.synthetic.bystanders "
     "data.augment.rotation_probability data.augment.flip_probability "
-    "model.dropout model.mask_fraction optimizer.decay_at optimizer.ema_decay"
+    "data.augment.degradation model.dropout model.mask_fraction optimizer.decay_at "
+    "optimizer.ema_decay"
   )
   for key in shares.split():
     value = get(config, key)
     _expect(0 <= value <= 1, key, "a share between 0 and 1", value)
   not_negative = (
-    "data.synthetic.workers data.augment.scale_std data.augment.rotation_std_deg "
+    "data.map_views data.synthetic.workers data.augment.scale_std "
+    "data.augment.rotation_std_deg "
     "data.augment.color_gain model.batch_norm_group optimizer.warmup_steps "
     "optimizer.clip_norm eval.max_examples train.pictures train.stall_limit_s "
     "loss.vertices loss.joints loss.regressed_joints loss.projection"
@@ -212,6 +223,30 @@ def _validate_kind(config: ConfigDict) -> None:
     "eval.ground_truth",
     "'gendered' only with body.model smpl",
     config.body.model,
+  )
+
+
+def _validate_passes(config: ConfigDict) -> None:
+  passes = config.data.passes
+  _expect(passes in (1, 2), "data.passes", "1 or 2", passes)
+  upright = config.body.model != "mano" and config.data.crop == "exact"
+  _expect(
+    passes == 1 or upright,
+    "data.passes",
+    "1 of a hand or with data.crop released: a torso is turned upright",
+    passes,
+  )
+
+
+def _validate_maps(config: ConfigDict) -> None:
+  constant = config.model.backbone in WITHOUT_STATISTICS
+  constant &= "backbone" in config.optimizer.frozen
+  _expect(
+    config.data.map_views == 0 or constant,
+    "data.map_views",
+    "0, or a model.backbone of " + ", ".join(WITHOUT_STATISTICS) + ' and "backbone" in '
+    "optimizer.frozen: kept maps must stay true",
+    config.data.map_views,
   )
 
 

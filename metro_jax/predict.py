@@ -27,17 +27,14 @@ into a folder is not taken for a picture of it.
 import collections
 import sys
 
-import jax
-import numpy as np
 from absl import flags
 
 from metro_jax import command_line, files, outputs
 from metro_jax.data import boxes, photographs
-from metro_jax.evaluation import inference, runs
-from metro_jax.inference import batch, body_files
-from metro_jax.inference.body_files import Body
+from metro_jax.evaluation import runs
+from metro_jax.inference import batch
+from metro_jax.inference.predictor import make_predictor
 from metro_jax.outputs import Outputs
-from metro_jax.rendering.overlay import Box
 from metro_jax.text_files import printable
 from metro_jax.training import bucket
 
@@ -66,29 +63,6 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
   )
-
-
-def make_predictor(run: runs.Run, mirrored: bool = False) -> batch.Predictor:
-  """The network as a function of a picture and a square in it.
-
-  Args:
-    run: The network and its parameters.
-    mirrored: Whether the picture goes in, and the mesh comes out, mirrored left to
-      right: left hands with a network of right ones.
-  """
-  body, crop_px = run.network.body, run.config.data.image_px
-  forward = jax.jit(inference.make_forward(run.network))
-  variables = jax.device_put(run.variables)
-
-  def predict(image: np.ndarray, box: Box) -> Body:
-    crop = photographs.crop(image, box, crop_px)
-    crop = np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop
-    made = jax.device_get(forward(variables, crop[None]))
-    parts = (made[name][0] for name in ("vertices", "joints", "camera"))
-    found = Body(*parts, np.asarray(body.faces), body.joint_names)
-    return body_files.mirror(found) if mirrored else found
-
-  return predict
 
 
 def summary(

@@ -30,17 +30,20 @@ from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import (
   assessment,
+  embedded,
   evaluator,
   examples,
   restarts,
   run_report,
   runs,
+  second_pass,
 )
 from metro_jax.models import setup
 from metro_jax.training import (
   bad_batch,
   bucket,
   checkpoint,
+  feature_maps,
   logs,
   optimizer,
   orbax_folder,
@@ -246,7 +249,7 @@ def _loop(
   step, stopped = start.step, False
   if _is_pending(start, config):
     checkpoints.add_metrics(step, _validate(job, state, step, log))
-  batches = _batches(job, start.step)
+  batches = _batches(job, start)
   rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
@@ -274,10 +277,15 @@ def _loop(
   return step, stopped
 
 
-def _batches(job: Job, first: int) -> Iterator[Batch]:
-  """This process's batches from step `first` + 1 on; an error if one takes too long."""
-  config, split, team = job.config, job.splits.train, job.team
-  batches = pipeline.train_batches(split, config, first, team.index, team.count)
+def _batches(job: Job, start: Start) -> Iterator[Batch]:
+  """This process's batches from the start on; an error if one takes too long."""
+  config, split, team, first = job.config, job.splits.train, job.team, start.step
+  maps = None
+  if config.data.map_views:
+    variables, model = start.state.variables, job.network.model
+    maps = feature_maps.open_maps(config, split, model, variables)
+  here = (team.index, team.count)
+  batches = pipeline.train_batches(split, config, first, *here, maps=maps)
 
   def describe(number: int) -> str:
     return f"batch {first + number + 1} of {split.name}"
@@ -320,12 +328,8 @@ def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
   source = config.train.init_from or of_backbone
   if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
     return
-  if not _is_run(source):
+  if not runs.is_run(source):
     weight_files.locate(source)
-
-
-def _is_run(source: str) -> bool:
-  return orbax_folder.as_folder(source).is_dir()
 
 
 def _given_weights(job: Job) -> Loaded | None:
@@ -338,7 +342,9 @@ def _given_weights(job: Job) -> Loaded | None:
   if not source:
     of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
     return of_backbone.load(config.model.backbone_weights, like)
-  if not _is_run(source):
+  if source == embedded.NAME:
+    return Loaded(embedded.load_variables(network), 0, source)
+  if not runs.is_run(source):
     return weight_files.load_metro(source, like)
   folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, "best", like)
@@ -409,7 +415,8 @@ def _validate(
     if job.request.due():
       raise Stopped
 
-  results = evaluator.evaluate(job.eval_step, state.variables, batches, watch=between)
+  eval_step = second_pass.of_split(job.eval_step, split, config)
+  results = evaluator.evaluate(eval_step, state.variables, batches, watch=between)
   log.scalars(step, "validation", results.means_mm)
   text = ", ".join(
     f"{k.removesuffix('_mm')} {v:.1f}" for k, v in results.means_mm.items()

@@ -62,6 +62,11 @@ def numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count 8"]:
   return np.random.Generator(stream).random((count, NUMBERS))
 
 
+def stream(seed: int, place: int) -> np.random.Generator:
+  """The further randomness of one place, where an augmentation takes more numbers."""
+  return np.random.Generator(np.random.Philox(key=[seed, place]))
+
+
 def sample(drawn: Float[np.ndarray, "n 8"], config: ConfigDict) -> list[Augmentation]:
   """Makes augmentations of random numbers.
 

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from metro_jax import files
 from metro_jax.data import augment
 from metro_jax.data.boxes import Corners
+from metro_jax.data.framing import Frame
 from metro_jax.rendering.overlay import Box, whole_picture
 from metro_jax.text_files import printable
 
@@ -223,9 +224,9 @@ def squares(
 
 
 def crop(
-  image: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int
+  image: UInt8[np.ndarray, "h w 3"], frame: Frame, crop_px: int
 ) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
   """Cuts a square out, black beyond the picture's border, as in training."""
-  center_px = np.array([box.center_x, box.center_y])
-  affine = augment.crop_affine(center_px, box.side, augment.identity(), crop_px)
+  turn = augment.identity()._replace(rotation_rad=frame.rotation_rad)
+  affine = augment.crop_affine(frame.center_px, frame.side_px, turn, crop_px)
   return augment.crop(image, affine, crop_px)

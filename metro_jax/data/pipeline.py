@@ -12,15 +12,16 @@ calling NumPy for each would cost as much as a tenth of the pictures.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import grain
 import numpy as np
+from jaxtyping import Float16
 from ml_collections import ConfigDict
 
-from metro_jax.data import augment, mixture, schema
+from metro_jax.data import augment, degradation, framing, mixture, schema
 from metro_jax.data.batch import Batch
 from metro_jax.data.schema import Example, LabelSet
 
@@ -47,6 +48,7 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   end_step: int | None = None,
+  maps: Float16[np.ndarray, "slots gh gw c"] | None = None,
 ) -> Iterator[Batch]:
   """Endless shuffled and augmented batches, this process's share of each.
 
@@ -58,6 +60,8 @@ def train_batches(
     process_index: Which share to take.
     process_count: How many processes share a batch.
     end_step: Number of the first batch that is not wanted and not read ahead.
+    maps: What the backbone makes of the crops of `view_batches`, in that order; they
+      take the place of pictures.
 
   Returns:
     Batches of NumPy arrays; concatenated over the processes they are the same for
@@ -68,18 +72,67 @@ def train_batches(
       is empty; from the iterator, naming the split, row and field of a bad example.
   """
   _expect_examples(source)
-  rows = mixture.order(source, config.seed)
-  labels = schema.labels_of(config.body.model)
+  rows, count = mixture.order(source, config.seed), len(source)
 
   def load(places: range) -> Fields:
-    drawn = augment.numbers(config.seed, places.start, len(places))
-    augmentations = augment.sample(drawn, config.data.augment)
     chosen = [int(rows[place]) for place in places]
-    return _load(source, chosen, augmentations, config.data, labels)
+    if maps is None:
+      return _augmented(source, chosen, places, config)
+    views = len(maps) // count
+    slots = [
+      place // count % views * count + row
+      for place, row in zip(places, chosen, strict=True)
+    ]
+    return _augmented(source, chosen, slots, config, maps)
 
   size = config.train.batch_size
   share = _share("train.batch_size", size, process_index, process_count)
   return _batches(load, share, config.data, start_step, end_step)
+
+
+def view_batches(
+  source: Source, config: ConfigDict, start_step: int, batch_size: int
+) -> Iterator[Batch]:
+  """Every example `data.map_views` times, augmented: view after view, row by row.
+
+  Slot v n + r is view v of row r of n.
+
+  Args:
+    source: The training split.
+    config: Uses `seed`, `data` and `body.model`.
+    start_step: Number of the first batch.
+    batch_size: Slots a batch; the last one is as small as it must be.
+  """
+  count = len(source)
+  end = config.data.map_views * count
+
+  def load(slots: range) -> Fields:
+    slots = range(slots.start, min(slots.stop, end))
+    return _augmented(source, [slot % count for slot in slots], slots, config)
+
+  share = _Share(0, batch_size, batch_size)
+  return _batches(load, share, config.data, start_step, -(-end // batch_size), 1)
+
+
+def _augmented(
+  source: Source,
+  rows: Sequence[int],
+  places: Sequence[int],
+  config: ConfigDict,
+  maps: Float16[np.ndarray, "slots gh gw c"] | None = None,
+) -> Fields:
+  """Examples changed as their places say; with their maps instead of pictures."""
+  seed, data = config.seed, config.data
+  if isinstance(places, range):
+    drawn = augment.numbers(seed, places.start, len(places))
+  else:
+    drawn = np.concatenate([augment.numbers(seed, place, 1) for place in places])
+  augmentations = augment.sample(drawn, data.augment)
+  more = data.passes > 1 or data.augment.degradation > 0
+  streams = [augment.stream(seed, place) for place in places] if more else ()
+  labels = schema.labels_of(config.body.model)
+  seen = None if maps is None else maps[np.asarray(places)]
+  return _load(source, rows, augmentations, data, labels, streams, seen)
 
 
 def eval_batches(
@@ -175,16 +228,68 @@ def restored_step(saved: dict[str, Any], source: Source, config: ConfigDict) -> 
   return int(saved["step"])
 
 
+def framed_batch(
+  source: Source,
+  rows: Sequence[int],
+  frames: Mapping[int, framing.Frame],
+  config: ConfigDict,
+) -> Batch:
+  """The examples of an evaluation's batch again, through other squares.
+
+  Args:
+    source: The split.
+    rows: As the batch's `index` has them; -1 is padding.
+    frames: Of every row.
+    config: Uses `data` and `body.model`.
+  """
+  labels, parts = schema.labels_of(config.body.model), []
+  chosen = [row for row in rows if row >= 0]
+  if chosen:
+    seen = _Framed(source, frames)
+    turned = [
+      augment.identity()._replace(rotation_rad=frames[row].rotation_rad)
+      for row in chosen
+    ]
+    parts.append(_load(seen, chosen, turned, config.data, labels))
+  if missing := len(rows) - len(chosen):
+    parts.append(_padding(missing, config.data.image_px, labels))
+  return Batch(**_joined(parts))
+
+
+class _Framed:
+  """A split whose examples have other boxes."""
+
+  def __init__(self, source: Source, frames: Mapping[int, framing.Frame]):
+    self._source, self._frames = source, frames
+    self.name = source.name
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, row: int) -> Example:
+    frame = self._frames[row]
+    center_px = frame.center_px.astype(np.float32)
+    box = {"center_px": center_px, "box_px": np.float32(frame.side_px)}
+    return {**self._source[row], **box}
+
+
 def _load(
   source: Source,
   rows: Sequence[int],
   augmentations: Sequence[augment.Augmentation],
   data: ConfigDict,
   labels: LabelSet,
+  streams: Sequence[np.random.Generator] = (),
+  maps: Float16[np.ndarray, "n gh gw c"] | None = None,
 ) -> Fields:
-  """Reads, checks and augments rows; any failure names the row."""
+  """Reads, checks and augments rows; any failure names the row.
+
+  With `streams`, one a row, also frames and degrades them as the settings say. With
+  `maps` there are no pictures to crop.
+  """
   crop_px = data.image_px
-  images = np.empty((len(rows), crop_px, crop_px, 3), np.uint8)
+  side = crop_px if maps is None else 0
+  images = np.empty((len(rows), side, side, 3), np.uint8)
   examples: list[Example] = []
   for row in rows:
     example = None
@@ -194,15 +299,24 @@ def _load(
     except _FAULTS as error:
       raise _named(source, row, example, error) from error
     examples.append(example)
+  if streams and data.passes > 1:
+    drawn = zip(streams, examples, augmentations, strict=True)
+    pairs = [framing.train_view(*one) for one in drawn]
+    examples, augmentations = ([*part] for part in zip(*pairs, strict=True))
   affines = augment.crop_affines(examples, augmentations, crop_px)
-  for n, example in enumerate(examples):
+  for n, example in enumerate(examples if maps is None else ()):
     try:
       augment.crop_example(example, augmentations[n], affines[n], images[n], data.crop)
     except _FAULTS as error:
       raise _named(source, rows[n], example, error) from error
   labelled = (affines, crop_px, data.crop, labels)
-  return augment.move_labels(examples, augmentations, *labelled) | {
-    "image": images,
+  fields = augment.move_labels(examples, augmentations, *labelled)
+  if streams and data.augment.degradation and maps is None:
+    seen, strength = fields["joints_2d"][..., :2], data.augment.degradation
+    for n, stream in enumerate(streams):
+      images[n] = degradation.degrade(stream, images[n], seen[n], strength)
+  return fields | {
+    "image": images if maps is None else maps,
     "valid": np.ones(len(rows), np.bool_),
     "index": np.array(rows, np.int32),
     "dataset": np.array([mixture.part(source, row) for row in rows], np.int32),
@@ -271,12 +385,14 @@ def _batches(
   data: ConfigDict,
   start_step: int,
   end_step: int | None,
+  parts: int = 0,
 ) -> Iterator[Batch]:
-  """Reads ahead in threads, in order, and joins."""
+  """Reads ahead in threads, in order, and joins; a batch in so many parts, or 0."""
   cv2.setNumThreads(0)  # the reading threads are the parallelism
   most = max(1, min(_TOGETHER, data.prefetch // data.read_threads))
-  together = next(n for n in range(most, 0, -1) if share.size % n == 0)
-  parts = share.size // together
+  if not parts:
+    parts = share.size // next(n for n in range(most, 0, -1) if share.size % n == 0)
+  together = share.size // parts
 
   def load_part(n: int) -> Fields:
     step, part = divmod(n, parts)
@@ -286,7 +402,8 @@ def _batches(
   end = sys.maxsize if end_step is None else end_step * parts
   numbers = grain.MapDataset.range(start_step * parts, end)
   options = grain.ReadOptions(
-    num_threads=data.read_threads, prefetch_buffer_size=data.prefetch // together
+    num_threads=data.read_threads,
+    prefetch_buffer_size=max(1, data.prefetch // together),
   )
   loaded = numbers.map(load_part).to_iter_dataset(options)
   return iter(loaded.batch(parts, batch_fn=lambda fields: Batch(**_joined(fields))))

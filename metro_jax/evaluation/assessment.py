@@ -12,7 +12,15 @@ from ml_collections import ConfigDict
 from metro_jax import files
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
-from metro_jax.evaluation import averaging, baseline, evaluator, protocols, tables, tta
+from metro_jax.evaluation import (
+  averaging,
+  baseline,
+  evaluator,
+  protocols,
+  second_pass,
+  tables,
+  tta,
+)
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.evaluation.protocols import Protocol
@@ -75,7 +83,8 @@ def assess(
     protocol = protocol._replace(views=tta.describe(config))
   batches, total = _batches(source, config, views)
   label = f"{split} split"
-  results = evaluator.evaluate(eval_step, state, batches, total, label, watch)
+  step = eval_step if views else second_pass.of_split(eval_step, source, config)
+  results = evaluator.evaluate(step, state, batches, total, label, watch)
   cache = workdir / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
   mean_mesh_m = baseline.mean_mesh(train_source, geometry.body, cache)
   batches, total = _batches(source, config, None)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.data.schema import Example
-from metro_jax.evaluation import metrics, protocols
+from metro_jax.evaluation import metrics, protocols, second_pass
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.rendering import overlay, report
 from metro_jax.training import parallel
@@ -119,8 +119,9 @@ def draw(
   drawn = []
   share = ConfigDict(config.to_dict())
   share.eval.batch_size = config.eval.batch_size // jax.process_count()
-  batches = pipeline.eval_batches(Rows(source, rows), share) if len(rows) else ()
-  for batch in batches:
+  shown = Rows(source, rows)
+  eval_step = second_pass.of_split(eval_step, shown, config)
+  for batch in pipeline.eval_batches(shown, share) if len(rows) else ():
     done = eval_step(state, parallel.shard(batch))
     if jax.process_index() != 0:
       continue

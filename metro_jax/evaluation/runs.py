@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from metro_jax import config as base
 from metro_jax import files
-from metro_jax.evaluation import protocols
+from metro_jax.evaluation import embedded, protocols
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, orbax_folder, patience, state
 
@@ -60,7 +60,7 @@ def load_config(
     FileNotFoundError: If there is no run.
     ValueError: If the file is damaged, or a key is unknown or of another type.
   """
-  path = orbax_folder.as_folder(workdir) / CONFIG_FILE
+  path = _folder(workdir) / CONFIG_FILE
   try:
     text = patience.patiently(str(path), path.read_text, orbax_folder.MISSING)
   except orbax_folder.MISSING as error:
@@ -111,6 +111,18 @@ def _with_settings(
   return config
 
 
+def _folder(workdir: str | os.PathLike[str]) -> orbax_folder.Folder:
+  """Where a run's files are; `embedded` is the package's own."""
+  return (
+    embedded.FOLDER if workdir == embedded.NAME else orbax_folder.as_folder(workdir)
+  )
+
+
+def is_run(source: str | os.PathLike[str]) -> bool:
+  """Whether weights come from a workdir, or the package, and not from a file."""
+  return _folder(source).is_dir()
+
+
 def load(
   workdir: str | os.PathLike[str],
   which: str | int = "best",
@@ -120,7 +132,7 @@ def load(
   """Reads a run's network.
 
   Args:
-    workdir: Of the run, also in a bucket.
+    workdir: Of the run, also in a bucket; or "embedded", the package's own.
     which: The checkpoint: "best" by PA-MPJPE, "latest", or a step.
     overrides: As for `load_config`.
     averaged: Whether averaged parameters, where the run kept them, are taken for
@@ -134,6 +146,11 @@ def load(
     ValueError: If the checkpoint is damaged or of another architecture.
   """
   config = load_config(workdir, overrides)
+  if workdir == embedded.NAME:
+    network, step = setup.build(config), embedded.read_step()
+    training = protocols.training_of(load_config(workdir), step)
+    variables = embedded.load_variables(network)
+    return Run(config, network, variables, step, training=training)
   folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, averaged=averaged)
   config = trained_with(config, restored.meta["config"])

@@ -28,6 +28,7 @@ from metro_jax.models.layers import EXACT, Axis, Mix, torch_uniform
 from metro_jax.models.resnet import ResNet
 
 AXIS = "data"  # of the devices that train together
+FEATURE_SCALES = {"blazepose": 1 / 32}  # its map's deviation is 20 to 37
 MASKED = 0.01  # what every channel of a masked token is set to
 
 AnyArray = Any  # NumPy's or JAX's
@@ -63,6 +64,7 @@ class METRO(nn.Module):
     camera_hidden_width: Inner width of the camera's head.
     camera_init: The camera's first weights: PyTorch's default ("torch"), or those that
       see a crop 2 m wide ("unit").
+    feature_scale: Factor of the map, which brings it to the template's size.
     dtype: Type of the token mixing's arithmetic; None follows the parameters. The
       heads that give coordinates always follow them.
   """
@@ -75,15 +77,17 @@ class METRO(nn.Module):
   camera_tokens: str = "vertices"
   camera_hidden_width: int = 250
   camera_init: str = "torch"
+  feature_scale: float = 1.0
   dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
-    images: Float[AnyArray, "b h w 3"],
+    images: Float[AnyArray, "b h w c"],
     template: Template,
     token_mask: Bool[AnyArray, "b t"] | None = None,
     train: bool = False,
+    are_maps: bool = False,
   ) -> Prediction:
     """Runs the network.
 
@@ -93,13 +97,17 @@ class METRO(nn.Module):
       token_mask: True where mask modelling hides one of the t = j + v tokens.
       train: Whether dropout is on (needs the "dropout" key) and BatchNorm uses, and
         moves, the batch's statistics.
+      are_maps: Whether `images` are what the backbone makes of them already.
 
     Returns:
       In at least float32, whatever the type of the arithmetic.
     """
     num_joints = template.joints.shape[0]
     queries = jnp.concatenate([template.joints, template.vertices])
-    features = self.backbone(jnp.asarray(images), train)
+    images = jnp.asarray(images)
+    features = images if are_maps else self.backbone(images, train)
+    if self.feature_scale != 1:
+      features = features * self.feature_scale
     tokens = self._image_tokens(features, len(queries))
     queries = jnp.broadcast_to(queries, (tokens.shape[0], *queries.shape))
     tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)
@@ -207,6 +215,7 @@ def build(
     camera_tokens=model.camera_tokens,
     camera_hidden_width=model.camera_hidden_width,
     camera_init=model.camera_init,
+    feature_scale=FEATURE_SCALES.get(model.backbone, 1.0),
     dtype=dtype,
   )
 

@@ -136,7 +136,7 @@ def shard(batch: Tree) -> Tree:
 def gather(tree: Tree) -> Tree:
   """The opposite of `shard`: NumPy arrays with one leading axis of examples."""
 
-  def join(x: jax.Array) -> np.ndarray:
+  def join(x: jax.Array | np.ndarray) -> np.ndarray:
     x = np.asarray(x)
     return x.reshape(-1, *x.shape[2:])
 

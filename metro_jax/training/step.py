@@ -285,12 +285,15 @@ def _forward(
       len(geometry.template.vertices),
       options.mask_fraction,
     )
+  are_maps = jnp.issubdtype(batch.image.dtype, jnp.floating)
+  images = batch.image.astype(batch.color_gain.dtype)
   prediction, updates = model.apply(
     variables,
-    normalize_images(batch.image, batch.color_gain),
+    images if are_maps else normalize_images(batch.image, batch.color_gain),
     geometry.template,
     mask,
     train=True,
+    are_maps=are_maps,
     rngs={"dropout": as_dropout_key(dropout_key, options.dropout_prng)},
     mutable=["batch_stats"],
   )

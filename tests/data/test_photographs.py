@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from metro_jax.data import photographs
+from metro_jax.data.framing import Frame
 from metro_jax.rendering.overlay import Box
 
 
@@ -171,8 +172,8 @@ def test_boxes_become_enlarged_squares_around_the_same_middle():
 def test_crop_cuts_the_square_and_is_black_beyond_the_border():
   image = np.zeros((8, 8, 3), np.uint8)
   image[:, :, 0] = np.arange(8) * 10 + 50
-  crop = photographs.crop(image, Box(6.0, 4.0, 4.0), 4)
+  crop = photographs.crop(image, Frame(np.array([6.0, 4.0]), 4.0, 0.0), 4)
   np.testing.assert_array_equal(crop, image[2:6, 4:8])
-  outside = photographs.crop(image, Box(8.0, 4.0, 4.0), 4)
+  outside = photographs.crop(image, Frame(np.array([8.0, 4.0]), 4.0, 0.0), 4)
   np.testing.assert_array_equal(outside[:, :2], image[2:6, 6:8])
   assert not outside[:, 2:].any()

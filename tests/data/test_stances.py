@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metro_jax.body import joints, rotations
-from metro_jax.data.builders.synthetic import anatomy, stances
+from metro_jax.data.builders.synthetic import anatomy, lenses, stances
 
 SMPL = joints.SMPL24.index
 # A stick figure of T-pose joints, metres; y up, x to the left, z forward.
@@ -144,7 +144,14 @@ def test_clearance_sees_an_arm_through_the_trunk():
 
 def test_the_root_turns_the_body_upright_into_the_camera_at_any_heading():
   rng = np.random.default_rng(3)
-  roots = np.array([stances.sample_root(rng, np.zeros(3)) for _ in range(500)])
+  roots = np.array(
+    [
+      stances.turn_root(
+        np.zeros(3), rng.uniform(-np.pi, np.pi), *lenses.sample_tilt(rng)
+      )
+      for _ in range(500)
+    ]
+  )
   turns = rotations.axis_angle_to_matrix(roots)
   up, chest = turns @ [0.0, 1.0, 0.0], turns @ [0.0, 0.0, 1.0]
   assert up[:, 1].max() < -0.6  # the picture's y points down

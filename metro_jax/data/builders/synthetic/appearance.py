@@ -5,6 +5,7 @@ sample carries its rest-pose place, so hems, necklines and stripes are clean at 
 resolution. Colours are RGB in [0, 1].
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -109,8 +110,36 @@ class Outfit(NamedTuple):
   fold_phase: Float[np.ndarray, " 6"]
 
 
-def sample_outfit(rng: np.random.Generator) -> Outfit:
-  """Draws clothes, skin, hair and shoes."""
+def sample_outfit(rng: np.random.Generator, wardrobe: str = "plain") -> Outfit:
+  """Draws clothes, skin, hair and shoes.
+
+  Args:
+    rng: Where the randomness comes from.
+    wardrobe: "plain", or "sport": also bare torsos, bare feet, caps and tight cloth.
+  """
+  outfit = _sample_plain(rng)
+  return outfit if wardrobe == "plain" else _for_sport(rng, outfit)
+
+
+def _for_sport(rng: np.random.Generator, outfit: Outfit) -> Outfit:
+  """Changes some outfits into what is worn, or not, for sport and at the beach."""
+  u = rng.random(6)
+  if u[0] < 0.25:
+    outfit = outfit._replace(top=bool(u[1] > 0.6))
+  if u[2] < 0.35:
+    outfit = outfit._replace(leg_hem=0.1 + 0.35 * u[3], belt=False)
+  if u[4] < 0.25:
+    outfit = outfit._replace(barefoot=True)
+  if u[5] < 0.15:  # a cap: tight, and of any colour
+    colors = outfit.colors.copy()
+    colors[HAIR] = _CLOTH_COLORS[rng.integers(len(_CLOTH_COLORS))]
+    outfit = outfit._replace(
+      colors=colors, bald=False, beard=0.0, hair_length=-0.1, hair_volume=0.006
+    )
+  return outfit
+
+
+def _sample_plain(rng: np.random.Generator) -> Outfit:
   u = rng.random(24)
   tone = u[0] * (len(_SKIN_TONES) - 1.001)
   low = int(tone)
@@ -336,6 +365,39 @@ def shade(
   fold = np.sin(wave[:, 0] + 1.5 * np.sin(wave[:, 1])) * np.sin(wave[:, 2])
   bright *= 1.0 + _FOLD_DEPTH[region] * fold
   return bright[:, None]
+
+
+def wrinkles(
+  outfit: Outfit, region: Int[np.ndarray, " n"], rest: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n 3"]:
+  """How much folds in cloth and hair tip unit normals, camera frame."""
+  phase = outfit.fold_phase.astype(np.float32)
+  wave = rest @ (1.3 * _FOLD_WAVES) + phase[3:]
+  bend = np.sin(wave[:, [0, 1, 2]] + 1.5 * np.sin(wave[:, [1, 2, 0]]))
+  bend += 0.5 * np.sin(2.7 * wave[:, [2, 0, 1]] + phase[:3])
+  return 2.2 * _FOLD_DEPTH[region][:, None] * bend
+
+
+def grain(outfit: Outfit, rest: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
+  """Blotches from centimetres to millimetres, about -1 to 1."""
+  noise, size = _noise(), _NOISE_CELLS
+  total = np.zeros(len(rest), np.float32)
+  for cells_a_metre, share in ((90.0, 0.5), (350.0, 0.5)):
+    cell = (rest * cells_a_metre + 99.0 * outfit.fold_phase[:3]).astype(np.int64)
+    total += share * noise[tuple((cell % size).T)]
+  return total
+
+
+_NOISE_CELLS = 64
+
+
+@functools.cache
+def _noise() -> Float[np.ndarray, "n n n"]:
+  """White noise, a little blurred, that repeats in every direction."""
+  cells = np.random.default_rng(0).standard_normal((_NOISE_CELLS,) * 3)
+  for axis in range(3):
+    cells = cells + 0.7 * (np.roll(cells, 1, axis) + np.roll(cells, -1, axis))
+  return (cells / cells.std() * 0.5).clip(-1, 1).astype(np.float32)
 
 
 _FOLD_WAVES = np.array([[47, 21, 13], [16, 26, 31], [38, 17, 24]], np.float32)

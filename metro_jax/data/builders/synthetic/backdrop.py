@@ -4,6 +4,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from metro_jax.data.builders.synthetic import lighting, panoramas
+
+MOST_HIDDEN = 0.34  # share of the joints that something in front may hide
+
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
@@ -32,6 +36,38 @@ def draw_background(
     _shape(rng, picture, side_px * rng.uniform(0.04, 0.35))
   if rng.random() < 1 - 0.5 * clutter:
     size = 1 + 2 * int(rng.integers(1, max(2, side_px // 16)))
+    picture = cv2.GaussianBlur(picture, (size, size), 0)
+  return picture
+
+
+def draw_place(
+  rng: np.random.Generator,
+  sky: lighting.Sky,
+  half_width: float,
+  side_px: int,
+  clutter: float = 1.0,
+) -> Picture:
+  """Draws what is behind a person in a photographed place, or a drawn one in its light.
+
+  Args:
+    rng: Where the randomness comes from.
+    sky: The place's light; its exposure is the picture's.
+    half_width: Tangent of half the field of view.
+    side_px: Side of the square picture.
+    clutter: As for `draw_background`.
+
+  Returns:
+    RGB.
+  """
+  if rng.random() < 0.35:
+    return draw_background(rng, side_px, clutter)
+  picture = panoramas.view(sky.place, sky.to_camera, half_width, side_px)
+  gain = sky.exposure ** (1 / panoramas.GAMMA)
+  picture = (picture * np.float32(gain)).clip(0, 255).astype(np.uint8)
+  if rng.random() < 0.5 * clutter:
+    for _ in range(rng.integers(1, 7)):
+      _shape(rng, picture, side_px * rng.uniform(0.04, 0.3))
+    size = 1 + 2 * int(rng.integers(0, 3))
     picture = cv2.GaussianBlur(picture, (size, size), 0)
   return picture
 
@@ -152,8 +188,7 @@ def draw_occluders(
     mask = np.zeros((side, side), np.uint8)
     center = rng.uniform(low, high)
     _occluder(rng, mask, center, float((high - low).max()))
-    row = joints_px.astype(int).clip(0, side - 1)
-    if (mask[row[:, 1], row[:, 0]] > 0).mean() > 0.34:
+    if share_hidden(mask, joints_px) > MOST_HIDDEN:
       continue
     texture = _gradient(rng, side, int(rng.integers(2, 12)))
     if rng.random() < 0.5:
@@ -162,6 +197,12 @@ def draw_occluders(
     picture[:] = (picture + share * (texture.astype(np.float32) - picture)).astype(
       np.uint8
     )
+
+
+def share_hidden(mask: np.ndarray, joints_px: Float[np.ndarray, "j 2"]) -> float:
+  """Share of the joints that lie where a square mask is above 0."""
+  row = joints_px.astype(int).clip(0, len(mask) - 1)
+  return float((mask[row[:, 1], row[:, 0]] > 0).mean())
 
 
 def _occluder(rng: np.random.Generator, mask, center, reach: float) -> None:

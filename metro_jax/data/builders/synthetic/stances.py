@@ -331,26 +331,27 @@ def mean_and_spread(
   return mean, spread
 
 
-def sample_root(rng: np.random.Generator, lean: Float[np.ndarray, "3"]):
-  """Turns a body from its own frame into the camera's, heading anywhere.
+def turn_root(
+  lean: Float[np.ndarray, "3"], heading_rad: float, pitch_rad: float, roll_rad: float
+) -> Float[np.ndarray, "3"]:
+  """Turns a body from its own frame into the camera's.
 
   R = R_roll R_pitch R_x(π) R_heading R_lean
 
   Args:
-    rng: Where the randomness comes from.
     lean: Axis-angle of the root in the body's own frame.
+    heading_rad: Where it faces.
+    pitch_rad: How far the camera looks down.
+    roll_rad: How far the picture is turned.
 
   Returns:
     Axis-angle of the root in the camera frame, radians.
   """
-  heading = rng.uniform(-np.pi, np.pi)
-  pitch = np.radians(np.clip(rng.normal(8.0, 12.0), -20.0, 40.0))
-  roll = np.radians(np.clip(rng.normal(0.0, 4.0), -12.0, 12.0))
   vectors = np.zeros((5, 3))
-  vectors[0, 2] = roll
-  vectors[1, 0] = pitch
+  vectors[0, 2] = roll_rad
+  vectors[1, 0] = pitch_rad
   vectors[2, 0] = np.pi
-  vectors[3, 1] = heading
+  vectors[3, 1] = heading_rad
   vectors[4] = lean
   turns = rotations.axis_angle_to_matrix(vectors)
   matrix = np.linalg.multi_dot(turns)
