@@ -99,6 +99,16 @@ def test_a_file_is_found_by_any_spelling_of_its_name(tmp_path, name, there):
     assert names.find_file(absolute, tmp_path).read_text() == there
 
 
+@pytest.mark.parametrize(
+  ("written", "there"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)]
+)
+def test_accents_are_found_in_both_ways_of_writing_them(tmp_path, written, there):
+  put(tmp_path, f"a/{there}")
+  assert names.find_file(f"a/{written}", tmp_path).read_text() == f"a/{there}"
+  put(tmp_path, f"a/{written}")  # beside it: now each has its own
+  assert names.find_file(f"a/{written}", tmp_path).read_text() == f"a/{written}"
+
+
 def test_a_path_from_the_home_folder_is_found(tmp_path, monkeypatch):
   put(tmp_path, "photos/17.jpg")
   monkeypatch.setenv("HOME", str(tmp_path))
