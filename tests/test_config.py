@@ -48,6 +48,7 @@ def test_a_misspelt_key_is_refused_and_the_nearest_one_named():
   ("section", "key", "value", "message"),
   [
     ("model", "backbone", "resnet51", "model.backbone: expected one of resnet18"),
+    ("model", "backbone_weights", "embedded", "model.backbone: expected blazepose wi"),
     ("model", "output_widths", (512, 3), "model.output_widths: expected 3 widths"),
     ("model", "output_widths", (512, 128, 4), "expected a last width of 3"),
     ("model", "hidden_widths", (1022, 256, 128), "multiples of num_heads"),

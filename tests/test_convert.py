@@ -188,6 +188,25 @@ def test_backbone_weights_fill_the_backbone_alone(config, shapes, tmp_path, caps
   assert f"{len(arrays)} arrays, none ignored" in capsys.readouterr().out
 
 
+def test_a_run_may_start_from_the_weights_in_the_package(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.model.backbone = "blazepose"
+  config.model.backbone_weights = "embedded"
+  command._expect_given_weights(config, tmp_path / "run")
+  network = setup.build(config)
+  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+  fresh = state.TrainState(**zeros, opt_state=(), step=0, key=0)
+  given = command._given_weights(job(config, tmp_path))
+  started = command._with_given(fresh, given)
+  assert jax.tree.structure(started) == jax.tree.structure(fresh)
+  for name, module in started.params.items():
+    filled = [bool(leaf.any()) for leaf in jax.tree.leaves(module)]
+    assert set(filled) == {name == "backbone"}
+  with pytest.raises(ValueError, match=r"METRO has no module for backbone/block0"):
+    torch_metro.to_state_dict(started.variables)
+
+
 def test_a_missing_file_fails_a_fresh_run_at_once_and_not_a_resumed_one(
   config, tmp_path
 ):

@@ -20,9 +20,8 @@ from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, Conv, Depthwise
 
 STEM_WIDTH = 24
 
-fan_in = nn.initializers.variance_scaling
-after_relu = fan_in(2.0, "fan_in", "truncated_normal")
-linear = fan_in(1.0, "fan_in", "truncated_normal")
+kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+lecun_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")  # no ReLU
 
 
 class Block(NamedTuple):
@@ -79,11 +78,11 @@ class BlazePose(nn.Module):
     if self.normalized:
       mean, std = (jnp.asarray(c, x.dtype) for c in (IMAGENET_MEAN, IMAGENET_STD))
       x = x * std + mean
-    stem = Conv(STEM_WIDTH, 3, 2, True, self.dtype, after_relu, name="stem")
+    stem = Conv(STEM_WIDTH, 3, 2, True, self.dtype, kaiming_fan_in, name="stem")
     x = jax.nn.relu6(stem(x))
     for n, block in enumerate(BLOCKS):
       x = InvertedBottleneck(block, self.dtype, name=f"block{n}")(x)
-      self.sow("intermediates", f"block{n}", x)
+      self.sow("intermediates", f"map{n}", x)
     return x
 
 
@@ -98,9 +97,11 @@ class InvertedBottleneck(nn.Module):
     inner, kernel_size, stride, width = self.block
     y = x
     if inner != x.shape[-1]:
-      expand = Conv(inner, 1, 1, True, self.dtype, after_relu, name="expand")
+      expand = Conv(inner, 1, 1, True, self.dtype, kaiming_fan_in, name="expand")
       y = jax.nn.relu6(expand(y))
-    depthwise = Depthwise(kernel_size, stride, self.dtype, after_relu, name="depthwise")
+    depthwise = Depthwise(
+      kernel_size, stride, self.dtype, kaiming_fan_in, name="depthwise"
+    )
     y = jax.nn.relu6(depthwise(y))
-    y = Conv(width, 1, 1, True, self.dtype, linear, name="project")(y)
+    y = Conv(width, 1, 1, True, self.dtype, lecun_fan_in, name="project")(y)
     return x + y if stride == 1 and width == x.shape[-1] else y

@@ -1,10 +1,11 @@
 """Convolutions of each channel by itself, in forms that compilers make fast.
 
 XLA's own grouped convolutions are up to thirty times slower on CPUs than sums of
-shifted products, y[u, v] = Σ_ij x[s u + i, s v + j] k[i, j], which are one loop.
+shifted products, which are one loop. Sums are made in float32 at least.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,18 +21,28 @@ def depthwise(
 ) -> Float[Array, "b _ _ c"]:
   """Convolves each channel with a kernel of its own; k // 2 zeros on every side.
 
-  The gradient is written out because that of a slice is a map of zeros around it, and
-  there are k² slices.
+  y[u, v] = Σ_ij x[s u + i - k // 2, s v + j - k // 2] k[i, j]. The gradient is written
+  out because that of a slice is a map of zeros around it, and there are k² slices.
 
   Args:
     x: Maps, of sides that the stride divides.
     kernel: k is odd.
-    stride: 1 or 2.
+    stride: s.
+
+  Raises:
+    ValueError: If the stride does not divide the sides.
   """
-  padded = _padded(x, len(kernel) // 2)
-  return sum(
-    window * kernel[i, j] for i, j, window in _windows(padded, len(kernel), stride)
+  height, width = x.shape[1:3]
+  if height % stride or width % stride:
+    raise ValueError(
+      f"depthwise: expected maps whose sides {stride} divides, got {height} x {width}"
+    )
+  k = len(kernel)
+  total = sum(
+    _wide(window) * _wide(kernel[n // k, n % k])
+    for n, window in enumerate(_windows(_padded(x, k // 2), k, stride))
   )
+  return total.astype(x.dtype)
 
 
 def _forward(x, kernel, stride):
@@ -40,61 +51,66 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, saved, dy):
   x, kernel = saved
-  return _input_gradient(dy, kernel, stride), _kernel_gradient(
-    x, dy, len(kernel), stride
-  )
+  dx = _input_gradient(dy, kernel, stride).astype(x.dtype)
+  return dx, _kernel_gradient(x, dy, len(kernel), stride).astype(kernel.dtype)
 
 
 depthwise.defvjp(_forward, _backward)
+
+
+def _wide(x: Array) -> Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _padded(x: Array, margin: int) -> Array:
   return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
-def _windows(padded: Array, k: int, stride: int):
-  """What each number of the kernel is multiplied with, and which number it is."""
+def _windows(padded: Array, k: int, stride: int) -> Iterator[Array]:
+  """What each number of the kernel is multiplied with, row by row."""
   height, width = ((size - k) // stride + 1 for size in padded.shape[1:3])
   for i in range(k):
     for j in range(k):
       rows = slice(i, i + stride * (height - 1) + 1, stride)
       columns = slice(j, j + stride * (width - 1) + 1, stride)
-      yield i, j, padded[:, rows, columns]
+      yield padded[:, rows, columns]
 
 
 def _input_gradient(dy: Array, kernel: Array, stride: int) -> Array:
-  """dx[s u + i - k // 2, s v + j - k // 2] = Σ_ij dy[u, v] k[i, j].
+  """dx[s u + i - k // 2, s v + j - k // 2] = Σ dy[u, v] k[i, j].
 
-  Of the s · s kinds of places in a map, each takes other numbers of the kernel.
+  Places of dx with the same remainders by s take the same numbers of the kernel.
   """
   b, height, width, c = dy.shape
-  half, places = len(kernel) // 2, range(stride)
+  k, half, remainders = len(kernel), len(kernel) // 2, range(stride)
   padded = _padded(dy, half)
 
-  def of(row: int, column: int) -> Array:
+  def places(row: int, column: int) -> Array:
     total = 0
-    for i in range((row + half) % stride, len(kernel), stride):
-      for j in range((column + half) % stride, len(kernel), stride):
+    for i in range((row + half) % stride, k, stride):
+      for j in range((column + half) % stride, k, stride):
         top = half + (row + half - i) // stride
         left = half + (column + half - j) // stride
         window = padded[:, top : top + height, left : left + width]
-        total = total + window * kernel[i, j]
+        total = total + _wide(window) * _wide(kernel[i, j])
     return total
 
-  rows = [jnp.stack([of(r, c) for c in places], 3) for r in places]
+  rows = [jnp.stack([places(r, c) for c in remainders], 3) for r in remainders]
   return jnp.stack(rows, 2).reshape(b, stride * height, stride * width, c)
 
 
 def _kernel_gradient(x: Array, dy: Array, k: int, stride: int) -> Array:
-  """dk[i, j] = Σ_uv x[s u + i, s v + j] dy[u, v], also over the batch."""
-  padded = _padded(x, k // 2)
-  by_rows = functools.partial(_sums_by_rows, k=k, stride=stride)
-  at_once = functools.partial(_sums_at_once, k=k, stride=stride)
-  return jax.lax.platform_dependent(padded, dy, cpu=by_rows, default=at_once)
+  """dk[i, j] = Σ x[s u + i - k // 2, s v + j - k // 2] dy[u, v], over the batch."""
+  sums = functools.partial(jax.lax.platform_dependent, _padded(x, k // 2), dy)
+  return sums(
+    cpu=functools.partial(_sums_by_rows, k=k, stride=stride),
+    default=functools.partial(_sums_at_once, k=k, stride=stride),
+  )
 
 
 def _sums_at_once(padded: Array, dy: Array, k: int, stride: int) -> Array:
-  sums = [(window * dy).sum((0, 1, 2)) for _, _, window in _windows(padded, k, stride)]
+  windows = _windows(padded, k, stride)
+  sums = [(_wide(window) * _wide(dy)).sum((0, 1, 2)) for window in windows]
   return jnp.stack(sums).reshape(k, k, -1)
 
 
@@ -103,11 +119,13 @@ def _sums_by_rows(padded: Array, dy: Array, k: int, stride: int) -> Array:
   b, height, width, c = dy.shape
 
   def add(total: Array, n: Array) -> tuple[Array, None]:
-    start = (n // height, n % height * stride, 0, 0)
+    picture, row = n // height, n % height
+    start = (picture, row * stride, 0, 0)
     rows = jax.lax.dynamic_slice(padded, start, (1, k, *padded.shape[2:]))[0]
-    d = jax.lax.dynamic_slice(dy, (n // height, n % height, 0, 0), (1, 1, width, c))[0]
-    windows = [rows[:, j : j + stride * (width - 1) + 1 : stride] for j in range(k)]
-    return total + jnp.stack([(w * d).sum(1) for w in windows], 1), None
+    d = jax.lax.dynamic_slice(dy, (picture, row, 0, 0), (1, 1, width, c))[0]
+    columns = [slice(j, j + stride * (width - 1) + 1, stride) for j in range(k)]
+    sums = [(_wide(rows[:, column]) * _wide(d)).sum(1) for column in columns]
+    return total + jnp.stack(sums, 1), None
 
-  zeros = jnp.zeros((k, k, c), dy.dtype)
+  zeros = _wide(jnp.zeros((k, k, c), dy.dtype))
   return jax.lax.scan(add, zeros, jnp.arange(b * height))[0]

@@ -28,6 +28,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SMALL_MAP = 16  # pixels
+FEW_CHANNELS = 8
 DROPOUT_STEPS = 2**16  # of its rate
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -112,6 +113,9 @@ def _convolve(
   height, width = ((size - 1) // stride + 1 for size in x.shape[1:3])
   if height * width <= SMALL_MAP:  # CPUs run such convolutions ten times slower
     return _convolve_by_patches(x, kernel, stride)
+  halves = stride == 2 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+  if k == 3 and halves and x.shape[-1] < FEW_CHANNELS:
+    return _convolve_by_quarters(x, kernel)
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -135,6 +139,28 @@ def _convolve_by_patches(
   ]
   patches = jnp.concatenate(shifted, axis=-1)
   return jnp.einsum("bhwp,pd->bhwd", patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _convolve_by_quarters(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b _ _ d"]:
+  """The same convolution of stride 2, of 2x2 blocks with four times the channels.
+
+  Few channels leave the units of every kind of device idle: CPUs take a quarter of
+  the time so.
+  """
+  b, height, width, c = x.shape
+  blocks = x.reshape(b, height // 2, 2, width // 2, 2, c)
+  blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, height // 2, width // 2, 4 * c)
+  kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+  kernel = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
+  return jax.lax.conv_general_dilated(
+    blocks,
+    kernel.reshape(2, 2, 4 * c, -1),
+    window_strides=(1, 1),
+    padding=[(1, 0)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 class Axis(NamedTuple):

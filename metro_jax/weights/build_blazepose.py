@@ -78,7 +78,7 @@ def layers(model: bytes, last: str = LAST_MAP) -> list[Layer]:
     code = tree.operatorCodes[op.opcodeIndex]
     axes = convolutions.get(max(code.builtinCode, code.deprecatedBuiltinCode))
     if axes:
-      kernel, bias = (_numbers(tree, graph, makers, n) for n in op.inputs[1:3])
+      kernel, bias = (_numbers(tree, graph, makers, int(n)) for n in op.inputs[1:3])
       found.append(Layer(kernel.transpose(axes), bias))
   return found
 

@@ -180,3 +180,15 @@ def test_dropout_is_off_outside_training_and_at_rate_zero():
   rngs = {"dropout": jax.random.key(0)}
   least = layers.Dropout(0.999_999).apply({}, jnp.ones(2**20), True, rngs=rngs)
   assert set(np.unique(least)) == {0, 2**16}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_a_convolution_of_few_channels_is_that_by_the_book(channels):
+  x = RNG.standard_normal((2, 10, 12, channels))
+  kernel = RNG.standard_normal((3, 3, channels, 5))
+  expected = np.zeros((2, 5, 6, 5))
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  for i, j in np.ndindex(3, 3):
+    expected += padded[:, i : i + 10 : 2, j : j + 12 : 2] @ kernel[i, j]
+  y = layers.Conv(5, 3, 2).apply({"params": {"kernel": kernel}}, jnp.asarray(x))
+  np.testing.assert_allclose(y, expected, rtol=1e-10)
