@@ -1,7 +1,8 @@
 """Bodies and hands from photographs, with a trained network.
 
-Run:    python -m metro_jax.predict --workdir=RUN IMAGE_OR_FOLDER...
+Run:    python -m metro_jax.predict IMAGE_OR_FOLDER... [--workdir=RUN]
           [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200] [--hand=left]
+        Without RUN the network that comes with the package is taken.
 Result: For each person NAME_overlay.jpg, NAME.glb, NAME.obj and NAME.npz, and for
         several pictures contact_sheet.jpg. RUN and FOLDER may be gs:// addresses.
 
@@ -31,7 +32,7 @@ from absl import flags
 
 from metro_jax import command_line, files, outputs
 from metro_jax.data import boxes, photographs
-from metro_jax.evaluation import runs
+from metro_jax.evaluation import embedded, runs
 from metro_jax.inference import batch
 from metro_jax.inference.predictor import make_predictor
 from metro_jax.outputs import Outputs
@@ -45,9 +46,11 @@ HANDS = ("right", "left")
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
+  text = 'Folder of a training run; "embedded" is the network of the package.'
+  flags.DEFINE_string("workdir", embedded.NAME, text)
   flags.DEFINE_string("checkpoint", "best", "best (by PA-MPJPE), latest, or a step.")
-  flags.DEFINE_string("output", None, "Where to write; WORKDIR/predictions by default.")
+  text = "Where to write; WORKDIR/predictions by default, or predictions."
+  flags.DEFINE_string("output", None, text)
   flags.DEFINE_string(
     "boxes",
     None,
@@ -60,6 +63,8 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "focal_px", 0.0, "Focal length of the photograph; 0 takes its diagonal.", 0.0
   )
+  text = "Looks at each person, 1 or 2; 0 takes as many as the network was trained for."
+  flags.DEFINE_integer("passes", 0, text, 0, 2)
   flags.DEFINE_enum(
     "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
   )
@@ -92,7 +97,8 @@ def summary(
 
 def main(arguments: list[str]) -> int:
   workdir = FLAGS.workdir
-  output = FLAGS.output or f"{workdir.rstrip('/')}/predictions"
+  beside = "" if workdir == embedded.NAME else f"{workdir.rstrip('/')}/"
+  output = FLAGS.output or f"{beside}predictions"
   bucket.expect_usable(workdir, writes=False)
   bucket.expect_usable(output)
   found = photographs.find(arguments, lambda folder: Outputs(folder, COMMAND).wrote)
@@ -109,13 +115,17 @@ def main(arguments: list[str]) -> int:
       raise ValueError(
         f"--hand: expected a network of hands, {workdir} has one of bodies"
       )
+    if FLAGS.passes == 2 and run.network.body.is_hand:
+      raise ValueError("--passes: expected 1 of a network of hands, got 2")
     remarks = [*found.refused]
     if matched and matched.absent:
       remarks.append(f"boxes: {boxes.say(matched.absent)}")
     for line in remarks:
       print(f"{COMMAND}: {line}", file=sys.stderr)
     options = batch.Options(place, FLAGS.box_scale, FLAGS.focal_px)
-    report = batch.predict_all(jobs, make_predictor(run, left), options)
+    report = batch.predict_all(
+      jobs, make_predictor(run, left, FLAGS.passes or None), options
+    )
   print(summary(found, matched, report, folder.address))
   return 1 if report.failures or found.refused else 0
 
