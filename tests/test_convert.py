@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -147,7 +148,8 @@ def test_a_workdir_that_holds_a_run_is_refused(config, run):
     convert.to_run(config, str(run.parent / "metro.safetensors"), run)
 
 
-def test_a_file_that_does_not_fit_leaves_no_run(config, state_dict, tmp_path):
+def test_a_file_that_does_not_fit_leaves_no_run(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   weight_files.write(tmp_path / "x.npz", {"cam_param_fc.bias": np.ones(1, np.float32)})
   with pytest.raises(ValueError, match=r"x\.npz: state dict does not fit"):
     convert.to_run(config, str(tmp_path / "x.npz"), tmp_path / "run")

@@ -194,10 +194,11 @@ class _Machine:
         raise RefusedError(f"a pickle with the instruction {name}")
 
   def _push_storage(self, storage: Storage | Unread) -> None:
-    known = isinstance(storage, Storage)
-    if known and self.storages.setdefault(storage.key, storage) != storage:
-      raise ValueError(f"two claims about storage {storage.key}")
     self.stack.append(storage)
+    if isinstance(storage, Unread):
+      return
+    if self.storages.setdefault(storage.key, storage) != storage:
+      raise ValueError(f"two claims about storage {storage.key}")
 
   def _marked(self) -> list[Any]:
     """Takes what lies above the last mark."""
