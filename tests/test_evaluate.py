@@ -76,7 +76,7 @@ def run_of_one_mesh(config):
     (),
   )
   own = protocols.Training(("mine/train",), "", 7)  # not the evaluation's config
-  run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7, own)
+  run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7, training=own)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate.runs, "load", lambda *_: run)
     patch.setattr(evaluate.datasets, "open_split", lambda _, dataset: Split(dataset))

@@ -25,17 +25,17 @@ class Start(NamedTuple):
     state: NumPy arrays, the same bits on every process.
     step: Updates that made it; 0 for a fresh run.
     pipeline: The input pipeline's position as saved; None for a fresh run.
-    validated: Whether the checkpoint has validation errors.
     config: What its last steps were made with, as plain values; None for a fresh run.
     earlier: What steps before those were made with, where that differs.
+    validated: Whether the checkpoint has validation errors.
   """
 
   state: Tree
   step: int
   pipeline: Any
-  validated: bool = False
   config: Mapping[str, Any] | None = None
   earlier: Sequence[Mapping[str, Any]] = ()
+  validated: bool = False
 
 
 class RunCheckpoints:
@@ -106,15 +106,15 @@ class RunCheckpoints:
       ArchitectureError, OSError, ValueError: As `Checkpoints.restore`, on the first
         process.
     """
-    state, facts = fresh, [0, None, False, None, []]
+    state, facts = fresh, [0, None, None, [], False]
     if self._own is not None:
       restored = self._own.restore(fresh, start_over)
       if restored is None:
         state = begin(fresh)
       else:
         state, meta = restored.tree, restored.meta
-        facts = [restored.step, restored.pipeline, bool(meta["metrics"])]
-        facts += [meta["config"], meta.get("earlier", [])]
+        facts = [restored.step, restored.pipeline]
+        facts += [meta["config"], meta.get("earlier", []), bool(meta["metrics"])]
     step, *rest = self._team.share("restoring the latest checkpoint", facts)
     return Start(self._team.spread(state), step, *rest)
 

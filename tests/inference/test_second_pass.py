@@ -68,7 +68,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), 1)[..., ::-1]
     box = Box(*map(float, example["center_px"]), float(example["box_px"]))
     body = look(np.ascontiguousarray(image), box)
-    np.testing.assert_allclose(vertices[row], body.vertices_m, atol=2e-3)
+    np.testing.assert_allclose(vertices[row], body.vertices_m, atol=5e-3)
     ours, theirs = cameras[row], body.camera
     np.testing.assert_allclose(ours[0], theirs[0], atol=5e-3)
     # Shifts in the crop; the network's s is small, its shifts in metres not.
@@ -93,7 +93,10 @@ def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
 def test_one_pass_leaves_the_step_as_it_is(config):
   config = ConfigDict(config.to_dict())
   config.data.passes = 1
-  step = object()
+
+  def step(state, batch):
+    raise AssertionError("it is not run")
+
   assert second_pass.of_split(step, Drawn(1), config) is step
 
 
