@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from metro_jax import config as base
 from metro_jax.models.setup import Network
 
 NAME = "embedded"
@@ -71,7 +72,9 @@ def write(run: Any, folder: pathlib.Path = FOLDER) -> int:
   }
   path = folder / WEIGHTS.name
   safetensors.numpy.save_file(kept, path, {"step": str(run.step)})
-  (folder / "config.json").write_text(json.dumps(run.config.to_dict(), indent=2) + "\n")
+  config = run.config.copy_and_resolve_references()
+  config.data.data_dir = base.get_config().data.data_dir  # not the maker's
+  (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
   return path.stat().st_size
 
 
