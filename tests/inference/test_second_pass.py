@@ -7,34 +7,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import synthetic
-from metro_jax.body import camera, humanoid
+from metro_jax.body import camera
 from metro_jax.data import framing, pipeline
-from metro_jax.data.builders.synthetic import scene
 from metro_jax.evaluation import evaluator, runs, second_pass
 from metro_jax.inference import predictor
 from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
 from metro_jax.training import parallel, state
 from metro_jax.training import step as steps
-
-PX = 96
-SETTINGS = scene.Settings(
-  seed=1, image_px=PX, share_2d_only=0.0, occluder_probability=0.0, clutter=0.0
-)
-
-
-class Drawn:
-  name = "synthetic/test"
-
-  def __init__(self, count):
-    stage = scene.make_stage(humanoid.load())
-    self.rows = [scene.draw_example(stage, SETTINGS, "test", n) for n in range(count)]
-
-  def __len__(self):
-    return len(self.rows)
-
-  def __getitem__(self, row):
-    return self.rows[row]
+from tests.fixtures.drawn import Drawn
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +36,7 @@ def run(config):
 
 
 def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, run):
-  source, network = Drawn(5), run.network
+  source, network = Drawn("test", 5, 96), run.network
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry)
   step = second_pass.of_split(eval_step, source, config)
@@ -76,7 +57,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
 
 
 def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
-  source, network = Drawn(4), run.network
+  source, network = Drawn("test", 4, 96), run.network
   eval_step = evaluator.map_eval_step(network.model, steps.geometry_of(network))
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
@@ -97,7 +78,7 @@ def test_one_pass_leaves_the_step_as_it_is(config):
   def step(state, batch):
     raise AssertionError("it is not run")
 
-  assert second_pass.of_split(step, Drawn(1), config) is step
+  assert second_pass.of_split(step, Drawn("test", 1, 96), config) is step
 
 
 def test_what_a_predictor_says_projects_where_its_last_look_saw_it(run, monkeypatch):

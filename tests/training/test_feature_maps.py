@@ -7,34 +7,15 @@ import numpy as np
 import pytest
 
 from configs import embedded
-from metro_jax.body import humanoid
 from metro_jax.data import pipeline
-from metro_jax.data.builders.synthetic import scene
 from metro_jax.models import setup
 from metro_jax.training import feature_maps, state
-
-SETTINGS = scene.Settings(
-  seed=1, image_px=72, share_2d_only=0.0, occluder_probability=0.0, clutter=0.0
-)
-
-
-class Drawn:
-  name = "synthetic/train"
-
-  def __init__(self, count):
-    stage = scene.make_stage(humanoid.load())
-    self.rows = [scene.draw_example(stage, SETTINGS, "train", n) for n in range(count)]
-
-  def __len__(self):
-    return len(self.rows)
-
-  def __getitem__(self, row):
-    return self.rows[row]
+from tests.fixtures.drawn import Drawn
 
 
 @pytest.fixture(scope="module")
 def source():
-  return Drawn(5)
+  return Drawn("train", 5, 72)
 
 
 @pytest.fixture(scope="module")
