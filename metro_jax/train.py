@@ -101,6 +101,7 @@ class Job(NamedTuple):
   eval_step: evaluator.MappedEvalStep
   lock: RunLock
   start_over: bool
+  maps: feature_maps.Maps | None = None
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -215,6 +216,7 @@ def _fit(job: Job) -> bool:
     if start.step >= config.train.num_steps and not pending:
       job.request.release()
       return True
+    job = job._replace(maps=_maps(job, start))
     with _open_log(job, start) as log:
       try:
         step, stopped = _loop(job, train_step, start, checkpoints, log)
@@ -249,7 +251,7 @@ def _loop(
   step, stopped = start.step, False
   if _is_pending(start, config):
     checkpoints.add_metrics(step, _validate(job, state, step, log))
-  batches = _batches(job, start)
+  batches = _batches(job, start.step)
   rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
@@ -277,15 +279,19 @@ def _loop(
   return step, stopped
 
 
-def _batches(job: Job, start: Start) -> Iterator[Batch]:
-  """This process's batches from the start on; an error if one takes too long."""
-  config, split, team, first = job.config, job.splits.train, job.team, start.step
-  maps = None
-  if config.data.map_views:
-    variables, model = start.state.variables, job.network.model
-    maps = feature_maps.open_maps(config, split, model, variables)
+def _maps(job: Job, start: Start) -> feature_maps.Maps | None:
+  """What the frozen backbone makes of the training crops, where that is kept."""
+  if not job.config.data.map_views:
+    return None
+  variables, model = start.state.variables, job.network.model
+  return feature_maps.open_maps(job.config, job.splits.train, model, variables)
+
+
+def _batches(job: Job, first: int) -> Iterator[Batch]:
+  """This process's batches from step `first` + 1 on; an error if one takes too long."""
+  config, split, team = job.config, job.splits.train, job.team
   here = (team.index, team.count)
-  batches = pipeline.train_batches(split, config, first, *here, maps=maps)
+  batches = pipeline.train_batches(split, config, first, *here, maps=job.maps)
 
   def describe(number: int) -> str:
     return f"batch {first + number + 1} of {split.name}"

@@ -175,7 +175,8 @@ def command(monkeypatch):
   def run(made):
     boxes = str(made.boxes) if made.boxes else None
     flags = {"workdir": "w", "checkpoint": "best", "output": str(made.output)}
-    flags |= {"boxes": boxes, "box_scale": 1.0, "focal_px": 0.0, "hand": "right"}
+    flags |= {"boxes": boxes, "box_scale": 1.0, "focal_px": 0.0}
+    flags |= {"hand": "right", "passes": 0}
     monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**flags))
     try:
       return predict.main([str(folder) for folder in made.folders])

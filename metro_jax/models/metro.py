@@ -29,6 +29,7 @@ from metro_jax.models.resnet import ResNet
 
 AXIS = "data"  # of the devices that train together
 FEATURE_SCALES = {"blazepose": 1 / 32}  # its map's deviation is 20 to 37
+IMAGE_CHANNELS = 3
 MASKED = 0.01  # what every channel of a masked token is set to
 
 AnyArray = Any  # NumPy's or JAX's
@@ -87,17 +88,16 @@ class METRO(nn.Module):
     template: Template,
     token_mask: Bool[AnyArray, "b t"] | None = None,
     train: bool = False,
-    are_maps: bool = False,
   ) -> Prediction:
     """Runs the network.
 
     Args:
-      images: Crops, normalised by ImageNet's mean and deviation.
+      images: Crops, normalised by ImageNet's mean and deviation; or, of more channels,
+        what the backbone makes of them.
       template: The queries' coordinates, j joints and v vertices.
       token_mask: True where mask modelling hides one of the t = j + v tokens.
       train: Whether dropout is on (needs the "dropout" key) and BatchNorm uses, and
         moves, the batch's statistics.
-      are_maps: Whether `images` are what the backbone makes of them already.
 
     Returns:
       In at least float32, whatever the type of the arithmetic.
@@ -105,6 +105,7 @@ class METRO(nn.Module):
     num_joints = template.joints.shape[0]
     queries = jnp.concatenate([template.joints, template.vertices])
     images = jnp.asarray(images)
+    are_maps = images.shape[-1] != IMAGE_CHANNELS
     features = images if are_maps else self.backbone(images, train)
     if self.feature_scale != 1:
       features = features * self.feature_scale

@@ -293,7 +293,6 @@ def _forward(
     geometry.template,
     mask,
     train=True,
-    are_maps=are_maps,
     rngs={"dropout": as_dropout_key(dropout_key, options.dropout_prng)},
     mutable=["batch_stats"],
   )

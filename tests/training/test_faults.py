@@ -80,8 +80,8 @@ def test_input_that_hangs_ends_the_run_and_names_the_batch(
 ):
   released, batches = threading.Event(), command.pipeline.train_batches
 
-  def hanging(*arguments):
-    for number, batch in enumerate(batches(*arguments)):
+  def hanging(*arguments, **options):
+    for number, batch in enumerate(batches(*arguments, **options)):
       if number == 4:
         released.wait()
       yield batch
