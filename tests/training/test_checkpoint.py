@@ -124,9 +124,10 @@ def test_parameters_alone_are_restored_without_an_optimizer(tmp_path):
 
 def flip_bit_of_an_array(step: pathlib.Path) -> None:
   """Changes one bit of one parameter, which Orbax does not notice."""
-  path = largest_file(step / "state")
-  data = bytearray(path.read_bytes())
   parameters = make_state(int(step.name)).params["b"].tobytes()
+  files = [f for f in (step / "state").rglob("*") if f.is_file()]
+  path = next(f for f in files if parameters in f.read_bytes())
+  data = bytearray(path.read_bytes())
   data[data.index(parameters) + len(parameters) // 2] ^= 1
   path.write_bytes(data)
 

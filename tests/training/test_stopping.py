@@ -182,6 +182,7 @@ def ended(signals, apart_s, **text) -> tuple[int, float]:
     [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
   ) as process:
     assert process.stdout.readline() == b"here\n"
+    time.sleep(0.3)  # until it is at its work
     start = time.monotonic()
     for number in signals:
       process.send_signal(number)
