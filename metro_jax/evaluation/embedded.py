@@ -2,8 +2,9 @@
 
   python -m metro_jax.evaluation.embedded --workdir=RUN
 
-writes a run's best network into the package. Its arrays are float16; what the mesh's
-own geometry gives is left out and made again.
+writes a run's best network into the package. Its arrays are float16; what is in the
+package already, the mesh's own geometry and BlazePose's backbone where nothing has
+trained them, is left out and put back.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import numpy as np
 import safetensors.numpy
 
 from metro_jax import config as base
+from metro_jax.models.blazepose import BlazePose
 from metro_jax.models.setup import Network
+from metro_jax.weights import blazepose
 
 NAME = "embedded"
 FOLDER = pathlib.Path(__file__).parent / "assets" / NAME
@@ -39,7 +42,7 @@ def load_variables(network: Network) -> dict[str, Any]:
   """
   stored = safetensors.numpy.load_file(WEIGHTS)
   flat = {name: array.astype(np.float32) for name, array in stored.items()}
-  flat = {**_geometry(network), **flat}
+  flat = {**_known(network), **flat}
   return {"batch_stats": {}, **flax.traverse_util.unflatten_dict(flat, sep=".")}
 
 
@@ -49,9 +52,12 @@ def read_step() -> int:
     return int(file.metadata()["step"])
 
 
-def _geometry(network: Network) -> Flat:
-  """Upsampling layers as they are where nothing has trained them."""
+def _known(network: Network) -> Flat:
+  """Upsampling layers and backbone as they are where nothing has trained them."""
   made: Flat = {}
+  if isinstance(network.model.backbone, BlazePose):
+    stored = safetensors.numpy.load_file(blazepose.ASSET)
+    made = {f"params.backbone.{k}": v.astype(np.float32) for k, v in stored.items()}
   for n, init in enumerate(network.model.upsampling_inits):
     counts = network.levels.counts[::-1]
     shape = (counts[n], counts[n + 1])
@@ -64,11 +70,11 @@ def write(run: Any, folder: pathlib.Path = FOLDER) -> int:
   """Writes a run's network and config as the asset; returns its bytes."""
   folder.mkdir(parents=True, exist_ok=True)
   flat = flax.traverse_util.flatten_dict({"params": run.variables["params"]}, sep=".")
-  geometry = _geometry(run.network)
+  known = _known(run.network)
   kept = {
     name: np.asarray(array, np.float16)
     for name, array in flat.items()
-    if name not in geometry or not np.array_equal(array, geometry[name])
+    if name not in known or not np.array_equal(array, known[name])
   }
   path = folder / WEIGHTS.name
   safetensors.numpy.save_file(kept, path, {"step": str(run.step)})
