@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -280,3 +281,22 @@ print(len(builder.open_split(config, "train")), "rows")
   assert done.stdout.count("main runs") == 1
   assert "2 rows" in done.stdout and "Drawing 4 of 4" in done.stdout
   assert "%" not in done.stderr  # no bar where nobody watches
+
+
+def test_a_drawing_process_that_is_ended_lets_go_of_the_thread_that_waits(tmp_path):
+  settings, said = scene.Settings(0, 512, 0.0, 0.0, 0.0), []
+  worker = chunks._Worker(tmp_path, settings)
+
+  def wait():
+    try:
+      worker.draw(chunks.Chunk("train", 0, 100_000))
+    except RuntimeError as error:
+      said.append(str(error))
+
+  thread = threading.Thread(target=wait, daemon=True)
+  thread.start()
+  time.sleep(0.5)
+  worker.stop()
+  thread.join(20)
+  worker.close()
+  assert said and "a drawing process ended with code" in said[0]

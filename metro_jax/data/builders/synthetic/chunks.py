@@ -125,14 +125,17 @@ def render(
   """
   waiting = collections.deque(chunks)
   size = max(1, min(workers, len(chunks)))
-  # The pool waits for its threads, and they for the processes, so those end first.
+  # The pool waits for its threads, and they for the processes, so those end first. A
+  # thread that waits for a pipe never hears that another has closed it: pipes end last.
   with (
+    contextlib.ExitStack() as pipes,
     concurrent.futures.ThreadPoolExecutor(size) as pool,
     contextlib.ExitStack() as stack,
   ):
     futures = []
     for _ in range(size):
       worker = _Worker(folder, settings)
+      pipes.callback(worker.close)
       stack.callback(worker.stop)
       futures.append(pool.submit(_keep_busy, worker, waiting, done))
     stack.callback(waiting.clear)
@@ -199,6 +202,9 @@ class _Worker:
     """Ends the process, whatever it does."""
     self._process.terminate()
     self._process.wait()
+
+  def close(self) -> None:
+    """Closes what led to the process."""
     for pipe in (self._process.stdin, self._process.stdout):
       with contextlib.suppress(BrokenPipeError):
         pipe.close()
