@@ -349,7 +349,7 @@ def _given_weights(job: Job) -> Loaded | None:
     of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
     return of_backbone.load(config.model.backbone_weights, like)
   if source == embedded.NAME:
-    return Loaded(embedded.load_variables(network), 0, source)
+    return Loaded(embedded.load_variables(network, like), 0, source)
   if not runs.is_run(source):
     return weight_files.load_metro(source, like)
   folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER

@@ -10,6 +10,7 @@ trained them, is left out and put back.
 import argparse
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -31,18 +32,30 @@ _KERNEL = "params.upsampling{}.kernel"
 Flat = dict[str, np.ndarray]
 
 
-def load_variables(network: Network) -> dict[str, Any]:
+def load_variables(
+  network: Network, like: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Reads the network's variables; float32, on the host.
 
   Args:
-    network: Built from the asset's config.
+    network: Built from the asset's config, or one that is to start from it.
+    like: The variables that are wanted, arrays or shapes; None takes what is there.
 
   Raises:
-    ValueError: If the asset is of another network.
+    ValueError: If the asset is of another network than `like`.
   """
   stored = safetensors.numpy.load_file(WEIGHTS)
   flat = {name: array.astype(np.float32) for name, array in stored.items()}
   flat = {**_known(network), **flat}
+  if like is not None:
+    wanted = flax.traverse_util.flatten_dict({"params": like["params"]}, sep=".")
+    names = sorted(wanted.keys() | flat.keys())
+    other = [n for n in names if np.shape(wanted.get(n)) != np.shape(flat.get(n))]
+    if other or wanted.keys() != flat.keys():
+      raise ValueError(
+        f"{NAME}: expected a config of the same network (configs/embedded.py), got one "
+        f"in which {len(other)} of {len(names)} arrays differ, {other[0]} first"
+      )
   return {"batch_stats": {}, **flax.traverse_util.unflatten_dict(flat, sep=".")}
 
 

@@ -56,6 +56,17 @@ def test_the_asset_is_small_and_its_card_lies_beside_it():
     assert word in card
 
 
+def test_another_network_is_told_in_one_line(network):
+  config = synthetic.get_config("tiny")
+  other = setup.build(config)
+  like = state.variable_shapes(other.model, other.template, config.data.image_px)
+  with pytest.raises(ValueError, match=r"embedded: expected a config of the same netw"):
+    embedded.load_variables(other, like)
+  made, px = network.network, network.config.data.image_px
+  same = state.variable_shapes(made.model, made.template, px)
+  embedded.load_variables(made, same)
+
+
 def test_people_that_it_has_never_seen_are_as_near_as_the_card_says(network):
   config = network.config.data.synthetic
   names = scene.Settings._fields
