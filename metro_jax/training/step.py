@@ -285,11 +285,13 @@ def _forward(
       len(geometry.template.vertices),
       options.mask_fraction,
     )
-  are_maps = jnp.issubdtype(batch.image.dtype, jnp.floating)
-  images = batch.image.astype(batch.color_gain.dtype)
+  if jnp.issubdtype(batch.image.dtype, jnp.floating):  # a frozen backbone's maps
+    inputs = batch.image.astype(batch.color_gain.dtype)
+  else:
+    inputs = normalize_images(batch.image, batch.color_gain)
   prediction, updates = model.apply(
     variables,
-    images if are_maps else normalize_images(batch.image, batch.color_gain),
+    inputs,
     geometry.template,
     mask,
     train=True,
