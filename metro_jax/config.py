@@ -148,6 +148,7 @@ def _train() -> ConfigDict:
   c = ConfigDict()
   c.init_from = ""  # weights of a fresh run: METRO's state dict, or another workdir
   c.batch_size = 240  # over all devices and processes
+  c.mapping = "pmap"  # of steps over devices; or "shard_map": the same program
   c.num_steps = 260_000
   c.log_every = 50
   c.validate_every = 1_300

@@ -26,6 +26,7 @@ UPSAMPLING_INITS = ("torch", "barycentric")
 CAMERA_INITS = ("torch", "unit")
 TOKEN_SOURCES = ("grid", "pooled")
 CAMERA_TOKENS = ("vertices", "all")
+MAPPINGS = ("pmap", "shard_map")  # of steps over devices
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -76,6 +77,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "loss.root": LOSS_ROOTS,
     "loss.true_joints": TRUE_JOINTS,
     "optimizer.schedule": SCHEDULES,
+    "train.mapping": MAPPINGS,
   }
   for key, allowed in choices.items():
     value = get(config, key)

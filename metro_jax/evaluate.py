@@ -123,8 +123,10 @@ def _evaluate(
   truth = _read_truth(options.truth, protocol, source)
   views = tta.make_views(config, network.body) if options.tta else None
   geometry = steps.geometry_of(network)
-  true_joints = config.eval.true_joints
-  eval_step = evaluator.map_eval_step(network.model, geometry, true_joints, views)
+  true_joints, mapping = config.eval.true_joints, config.train.mapping
+  eval_step = evaluator.map_eval_step(
+    network.model, geometry, true_joints, views, mapping
+  )
   predictions = freihand.Predictions() if protocol.family == "freihand" else None
   variables = parallel.replicate(run.variables)
   done = assessment.assess(
@@ -148,7 +150,9 @@ def _evaluate(
     notes += _write_tables(done, path.with_suffix(".md"))
   if options.worst:
     if views is not None:
-      eval_step = evaluator.map_eval_step(network.model, geometry, true_joints)
+      eval_step = evaluator.map_eval_step(
+        network.model, geometry, true_joints, None, mapping
+      )
     rows = [choice.row for choice in examples.worst(done.results, options.worst)]
     faces = network.body.faces
     drawn = examples.draw(eval_step, variables, source, rows, faces, config)

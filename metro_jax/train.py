@@ -177,7 +177,10 @@ def _train(
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)
   geometry = steps.geometry_of(network)
-  eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
+  true_joints, mapping = config.eval.true_joints, config.train.mapping
+  eval_step = evaluator.map_eval_step(
+    network.model, geometry, true_joints, None, mapping
+  )
   job = Job(
     config,
     folder,
@@ -201,7 +204,10 @@ def _fit(job: Job) -> bool:
   config, model = job.config, job.network.model
   adam = optimizer.make_optimizer(config)
   train_step = parallel.map_step(
-    steps.make_train_step(model, adam, config), job.geometry, donate=True
+    steps.make_train_step(model, adam, config),
+    job.geometry,
+    donate=True,
+    mapping=config.train.mapping,
   )
   folder, keep = _saved(job.folder), config.train.keep_best
 

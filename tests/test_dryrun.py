@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from metro_jax import config_checks
 from metro_jax import dryrun as command
 from metro_jax.planning import programs, stand_in
 
@@ -74,6 +75,24 @@ def test_all_gradients_are_exchanged(two_devices):
   size = sum(4 * int(np.prod(x.shape)) for x in jax.tree.leaves(trained))
   exchanged = plan["train"]["collectives"]["all-reduce"]["bytes"]
   assert size <= exchanged < 1.2 * size  # and BatchNorm's statistics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "topology", ("local", pytest.param("v5e:2x2", marks=needs_libtpu))
+)
+def test_shard_map_is_planned_as_pmap_is(topology, tmp_path):
+  plans = []
+  for mapping in config_checks.MAPPINGS:
+    path = tmp_path / f"{mapping}.json"
+    flags = (f"--topology={topology}", f"--config.train.mapping={mapping}")
+    done = run(*flags, f"--json={path}", devices=2)
+    assert done.returncode == 0, done.stderr
+    plans.append(json.loads(path.read_text())[0])
+  for step in ("train", "evaluate"):
+    pmap, shard_map = (plan[step] for plan in plans)
+    for key in ("memory", "flops", "collectives"):
+      assert shard_map[key] == pmap[key]
 
 
 def test_the_compilers_operations_are_near_those_of_the_products(two_devices):

@@ -137,6 +137,7 @@ def _lower(step: Step) -> jax.stages.Lowered:
     step.batch,
     jax.local_devices(),
     donate=step.donate,
+    mapping=step.mapping,
   )
 
 

@@ -88,8 +88,9 @@ def assess(
   cache = workdir / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
   mean_mesh_m = baseline.mean_mesh(train_source, geometry.body, cache)
   batches, total = _batches(source, config, None)
+  true_joints, mapping = config.eval.true_joints, config.train.mapping
   beside = baseline.mean_mesh_baseline(
-    mean_mesh_m, geometry, batches, total, config.eval.true_joints
+    mean_mesh_m, geometry, batches, total, true_joints, mapping
   )
   results, beside = (_averaged(one, protocol) for one in (results, beside))
   found = _make_tables(results, source, protocol)

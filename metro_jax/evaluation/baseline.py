@@ -54,6 +54,7 @@ def mean_mesh_baseline(
   batches: Iterable[Batch],
   total_batches: int | None = None,
   true_joints: str = "labels",
+  mapping: str = "pmap",
 ) -> evaluator.Results:
   """Errors of predicting the mean mesh for every example.
 
@@ -63,12 +64,13 @@ def mean_mesh_baseline(
     batches: The same examples that the network was evaluated on.
     total_batches: For the progress bar.
     true_joints: `config.eval.true_joints`.
+    mapping: `config.train.mapping`.
 
   Returns:
     As `evaluator.evaluate`, by the same code.
   """
   model = MeanMesh(len(mean_mesh_m), len(geometry.joint_regressor))
-  eval_step = evaluator.map_eval_step(model, geometry, true_joints)
+  eval_step = evaluator.map_eval_step(model, geometry, true_joints, None, mapping)
   variables = {"params": {"vertices": mean_mesh_m}}
   state = parallel.replicate(variables)
   return evaluator.evaluate(eval_step, state, batches, total_batches, "baseline")

@@ -48,20 +48,22 @@ def map_eval_step(
   geometry: Geometry,
   true_joints: str = "labels",
   views: Views | None = None,
+  mapping: str = "pmap",
 ) -> MappedEvalStep:
-  """The network's eval step over all devices, for `evaluate`.
+  """Maps the network's eval step over all devices, for `evaluate`.
 
   Args:
     model: The network.
     geometry: The body's arrays.
     true_joints: `config.eval.true_joints`.
     views: Of test-time augmentation; the batches are then `tta.batches`.
+    mapping: `config.train.mapping`.
   """
   if views is None:
     step = make_eval_step(model, true_joints)
   else:
     step = tta.make_eval_step(model, views, true_joints)
-  return parallel.map_step(step, geometry, donate=False)
+  return parallel.map_step(step, geometry, donate=False, mapping=mapping)
 
 
 def evaluate(

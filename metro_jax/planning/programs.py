@@ -36,6 +36,7 @@ class Step(NamedTuple):
   batch: Tree
   geometry: steps.Geometry
   donate: bool
+  mapping: str = "pmap"
 
 
 class Memory(NamedTuple):
@@ -97,6 +98,7 @@ def train_step(config: ConfigDict, network: Network, examples: int) -> Step:
     batch=batch_of(config, examples),
     geometry=steps.geometry_of(network),
     donate=True,
+    mapping=config.train.mapping,
   )
 
 
@@ -109,6 +111,7 @@ def eval_step(config: ConfigDict, network: Network, examples: int) -> Step:
     batch=batch_of(config, examples),
     geometry=steps.geometry_of(network),
     donate=False,
+    mapping=config.train.mapping,
   )
 
 
@@ -164,6 +167,7 @@ def compile_step(step: Step, target: Target) -> Program:
     step.batch,
     target.devices,
     donate=step.donate,
+    mapping=step.mapping,
   )
   try:
     compiled, exact = compiled_with(target.options, lowered)

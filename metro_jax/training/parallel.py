@@ -1,6 +1,8 @@
 """All devices of this machine: mapping steps, copying state, sharding batches.
 
-The only place that calls `jax.pmap`. Stacked means with a leading axis of devices.
+The only place that maps a step over devices, by `jax.pmap` or by `jax.shard_map`
+(`config.train.mapping`); both compile to the same program. Stacked means with a leading
+axis of this process's devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,11 @@ Tree = Any  # a pytree of arrays
 
 
 def map_step(
-  step: Callable[..., Tree], geometry: Geometry, *, donate: bool
+  step: Callable[..., Tree],
+  geometry: Geometry,
+  *,
+  donate: bool,
+  mapping: str = "pmap",
 ) -> Callable[[Tree, Tree], Tree]:
   """Runs a per-device step on all devices at once.
 
@@ -24,12 +30,15 @@ def map_step(
     geometry: Constant arrays; copied to every device once, here.
     donate: Whether the state's memory is reused for the result. The state that went
       in must then not be used again.
+    mapping: `config.train.mapping`.
 
   Returns:
     mapped(state, batch) on stacked trees, with a stacked result. Structures come
     back as the step returns them, so their arrays must not be bound to a rank.
   """
-  mapped = _mapped(step, geometry, donate, None)
+  mapped = _mapped(step, geometry, donate, None, mapping)
+  if mapping == "shard_map" and jax.process_count() > 1:
+    mapped = _over_processes(mapped)
   constants = replicate(jax.tree.leaves(geometry))
   return lambda state, batch: mapped(state, batch, constants)
 
@@ -42,8 +51,9 @@ def lower_step(
   devices: Sequence[Any],
   *,
   donate: bool,
+  mapping: str = "pmap",
 ) -> jax.stages.Lowered:
-  """What `map_step` runs, before compilation, for devices that need not be here.
+  """Traces what `map_step` runs, before compilation, for devices that need not be here.
 
   Args:
     step: As for `map_step`.
@@ -52,13 +62,14 @@ def lower_step(
     batch: One device's, arrays or shapes.
     devices: To compile for.
     donate: As for `map_step`.
+    mapping: As for `map_step`.
   """
 
   def stacked(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((len(devices), *np.shape(x)), x.dtype)
 
   arguments = (state, batch, jax.tree.leaves(geometry))
-  mapped = _mapped(step, geometry, donate, devices)
+  mapped = _mapped(step, geometry, donate, devices, mapping)
   return mapped.lower(*jax.tree.map(stacked, arguments))
 
 
@@ -67,7 +78,8 @@ def _mapped(
   geometry: Geometry,
   donate: bool,
   devices: Sequence[Any] | None,
-) -> Callable[..., Tree]:
+  mapping: str,
+) -> Any:
   """mapped(state, batch, leaves of the geometry), over all devices by default."""
   # Lists of arrays cross the map: structures check the shapes of one device.
   structure = jax.tree.structure(geometry)
@@ -76,7 +88,43 @@ def _mapped(
     return step(state, batch, jax.tree.unflatten(structure, leaves))
 
   donated = (0,) if donate else ()
-  return jax.pmap(flat, axis_name=AXIS, donate_argnums=donated, devices=devices)
+  if mapping == "pmap":
+    return jax.pmap(flat, axis_name=AXIS, donate_argnums=donated, devices=devices)
+
+  def on_one_device(*stacked: Tree) -> Tree:
+    own = jax.tree.map(lambda x: jax.lax.squeeze(x, [0]), stacked)
+    return jax.tree.map(lambda x: jax.lax.expand_dims(x, [0]), flat(*own))
+
+  sharding = _sharding(_all_devices() if devices is None else devices)
+  mapped = jax.shard_map(
+    on_one_device,
+    mesh=sharding.mesh,
+    in_specs=sharding.spec,
+    out_specs=sharding.spec,
+    check_vma=False,  # the step says itself what its devices have in common
+  )
+  return jax.jit(
+    mapped, donate_argnums=donated, in_shardings=sharding, out_shardings=sharding
+  )
+
+
+def _over_processes(mapped: Callable[..., Tree]) -> Callable[..., Tree]:
+  """Has a process see only its own devices' share of what all devices take and give."""
+  here, everywhere = _sharding(jax.local_devices()), _sharding(_all_devices())
+
+  def seen_by(sharding: jax.sharding.NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    def view(x: jax.Array) -> jax.Array:  # of the same memory
+      shape = (sharding.num_devices, *x.shape[1:])
+      own = [x.addressable_data(i) for i in range(here.num_devices)]
+      return jax.make_array_from_single_device_arrays(shape, sharding, own)
+
+    return view
+
+  def run(*stacked: Tree) -> Tree:
+    done = mapped(*jax.tree.map(seen_by(everywhere), stacked))
+    return jax.tree.map(seen_by(here), done)
+
+  return run
 
 
 def replicate(tree: Tree) -> Tree:
@@ -154,6 +202,15 @@ def check_batch_size(key: str, batch_size: int) -> None:
     raise ValueError(
       f"config.{key}: expected a multiple of the {count} devices, got {batch_size}"
     )
+
+
+def _all_devices() -> list[jax.Device]:
+  """Lists the devices of all processes, each process's together and in its order."""
+  return [
+    device
+    for process in range(jax.process_count())
+    for device in jax.local_devices(process_index=process)
+  ]
 
 
 def _sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from metro_jax import config_checks
 from metro_jax.planning import plan, programs, targets
 from metro_jax.planning.chips import Chip
 from metro_jax.planning.hlo import Collectives, Traffic
@@ -155,7 +156,8 @@ def test_options_reach_the_compiler_and_are_told():
     programs.compiled_with({"no_such_option": "1"}, lowered)
 
 
-def test_a_compiled_steps_memory_is_that_of_its_arrays():
+@pytest.mark.parametrize("mapping", config_checks.MAPPINGS)
+def test_a_compiled_steps_memory_is_that_of_its_arrays(mapping):
   def step(state, batch, geometry):
     del geometry
     return state - 0.1 * (batch @ state).sum(0, keepdims=True), {"loss": state.sum()}
@@ -163,7 +165,7 @@ def test_a_compiled_steps_memory_is_that_of_its_arrays():
   weights = jax.ShapeDtypeStruct((64, 64), jnp.float32)
   batch = jax.ShapeDtypeStruct((32, 64), jnp.float32)
   target = targets.Target("local", (jax.devices()[0],), 1, CHIP, GIB)
-  taken = programs.Step(step, weights, batch, NO_BODY, donate=True)
+  taken = programs.Step(step, weights, batch, NO_BODY, True, mapping)
   program = programs.compile_step(taken, target)
   assert program.memory.arguments == 4 * (64 * 64 + 32 * 64)
   assert program.memory.outputs < 4 * 64 * 64  # the new state takes the old one's place

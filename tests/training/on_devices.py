@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from metro_jax import config as base
+from metro_jax import config_checks
 from metro_jax.body import joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
@@ -39,12 +40,17 @@ class StandIn(nn.Module):
   """As small as a network with METRO's signature, BatchNorm and dropout can be."""
 
   dropout: float = 0.0
+  group: int = 0  # of devices that share statistics
 
   @nn.compact
   def __call__(self, images, template, token_mask, train):
     x = nn.Dense(12)(images.reshape(len(images), -1))
-    norm = nn.BatchNorm(use_running_average=not train, axis_name="data", momentum=0.9)
-    x = jnp.tanh(norm(x))
+    if self.group:
+      norm = layers.BatchNorm(layers.Axis("data", self.group))
+      x = jnp.tanh(norm(x[:, None, None], train)[:, 0, 0])
+    else:
+      norm = nn.BatchNorm(not train, axis_name="data", momentum=0.9)
+      x = jnp.tanh(norm(x))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     queries = jnp.concatenate([template.joints, template.vertices])
     tokens = queries + nn.Dense(3 * len(queries))(x).reshape(len(x), -1, 3)
@@ -133,16 +139,16 @@ def make_config(recipe: str = "paper", mask_fraction: float = 0.0):
 
 
 @functools.cache
-def make_variables():
+def make_variables(group: int = 0):
   """The network's first parameters and statistics, float64."""
   template = make_geometry().template
-  fresh = state.create(StandIn(), optax.identity(), template, PX, seed=0)
+  fresh = state.create(StandIn(group=group), optax.identity(), template, PX, seed=0)
   return jax.tree.map(lambda x: np.asarray(x, np.float64), fresh.variables)
 
 
-def make_state(optimizer_) -> state.TrainState:
+def make_state(optimizer_, group: int = 0) -> state.TrainState:
   """A fresh state, NumPy's."""
-  variables = make_variables()
+  variables = make_variables(group)
   fresh = state.TrainState(
     params=variables["params"],
     batch_stats=variables["batch_stats"],
@@ -190,6 +196,39 @@ def several_steps(folder: pathlib.Path) -> dict[str, np.ndarray]:
     restored = checkpoints.restore(fresh)
   resumed = train(restored.tree, restored.pipeline["step"], 6)
   return named("straight/", straight) | named("resumed/", resumed)
+
+
+def both_mappings() -> dict[str, np.ndarray]:
+  """Three steps and an evaluation under each of `parallel`'s mappings.
+
+  Pairs of devices share statistics, and a device takes its examples in two parts.
+  """
+  found = {}
+  for mapping in config_checks.MAPPINGS:
+    found |= named(f"{mapping}/steps/", three_steps(mapping, group=2, parts=2))
+    mapped = parallel.map_step(
+      make_eval_step(StandIn()), make_geometry(), donate=False, mapping=mapping
+    )
+    done = mapped(parallel.replicate(make_variables()), parallel.shard(make_batch(2)))
+    found |= named(f"{mapping}/evaluation/", parallel.gather(done._asdict()))
+  return found
+
+
+def three_steps(mapping: str, group: int, parts: int) -> tuple[state.TrainState, dict]:
+  """The state and the last metrics after three steps with masks and dropout."""
+  config, model = make_config(mask_fraction=0.5), StandIn(0.3, group)
+  config.optimizer.accumulate = parts
+  adam = optimizer.make_optimizer(config)
+  mapped = parallel.map_step(
+    step.make_train_step(model, adam, config),
+    make_geometry(),
+    donate=True,
+    mapping=mapping,
+  )
+  stacked, metrics_ = parallel.replicate(make_state(adam, group)), {}
+  for number in range(3):
+    stacked, metrics_ = mapped(stacked, parallel.shard(make_batch(number)))
+  return parallel.unreplicate(stacked), parallel.unreplicate(metrics_)
 
 
 def one_evaluation() -> dict[str, np.ndarray]:
@@ -262,6 +301,7 @@ def main(output: pathlib.Path) -> None:
   found |= one_evaluation()
   if jax.local_device_count() > 1:
     found |= several_steps(output.with_suffix(".checkpoints"))
+    found |= both_mappings()
     found |= moved()
     found |= statistics_in_groups()
   np.savez(output, **found)

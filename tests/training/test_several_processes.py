@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from metro_jax import config_checks
 from metro_jax.training import checkpoint
 
 HERE = pathlib.Path(__file__).parent
@@ -162,6 +163,24 @@ def test_processes_have_the_loss_curve_of_one_with_their_devices(
   ]
   for key in ("examples", "mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm"):
     assert reports[0][key] == pytest.approx(reports[1][key], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_under_shard_map_end_as_under_pmap(runner):
+  """Training, validation, checkpoints and the report, bit for bit."""
+  for mapping in config_checks.MAPPINGS:
+    runner.run(mapping, 2, 2, (f"--config.train.mapping={mapping}",))
+  curves = [runner.curve(mapping) for mapping in config_checks.MAPPINGS]
+  np.testing.assert_array_equal(*curves)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    *(runner.final(mapping).tree for mapping in config_checks.MAPPINGS),
+  )
+  reports = [
+    (runner.folder / mapping / "eval" / "test.json").read_text()
+    for mapping in config_checks.MAPPINGS
+  ]
+  assert reports[0] == reports[1]
 
 
 @pytest.mark.slow

@@ -87,6 +87,14 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(runs):
     np.testing.assert_array_equal(resumed[key], want, err_msg=key)
 
 
+@pytest.mark.parametrize("case", ("steps", "evaluation"))
+def test_pmap_and_shard_map_give_the_same_bits_on_eight_devices(runs, case):
+  pmap, shard_map = (select(runs[8], f"{m}/{case}/") for m in ("pmap", "shard_map"))
+  assert pmap.keys() == shard_map.keys()
+  for key, want in pmap.items():
+    np.testing.assert_array_equal(shard_map[key], want, err_msg=key)
+
+
 def test_evaluation_counts_every_valid_labelled_example_once_on_any_devices(runs):
   found = select(runs[8], "eval/")
   on_one = select(runs[1], "eval/")
