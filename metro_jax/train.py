@@ -18,23 +18,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-import tqdm
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line
 from metro_jax import config as base
-from metro_jax.checkpoints import (
-  bucket,
-  checkpoint,
-  embedded,
-  orbax_folder,
-  runs,
-)
+from metro_jax.checkpoints import bucket, initial_weights, runs
 from metro_jax.checkpoints.bucket import RunFolder
-from metro_jax.checkpoints.orbax_folder import Folder
 from metro_jax.checkpoints.run_checkpoints import RunCheckpoints, Start
 from metro_jax.checkpoints.run_lock import RunLock
 from metro_jax.cluster import consistency, parallel, processes, watch
@@ -42,22 +32,13 @@ from metro_jax.cluster.process_group import Team
 from metro_jax.cluster.stopping import Stopped, StopRequest
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
-from metro_jax.evaluation import (
-  assessment,
-  evaluator,
-  examples,
-  restarts,
-  run_report,
-  second_pass,
-)
+from metro_jax.evaluation import assessment, evaluator, restarts, run_end, validation
 from metro_jax.models import setup
 from metro_jax.training import bad_batch, feature_maps, logs, optimizer
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
 from metro_jax.training.logs import RunLog
 from metro_jax.training.metric_window import NotFiniteError, Window
-from metro_jax.weights import blazepose, imagenet, weight_files
-from metro_jax.weights.weight_files import Loaded
 
 FLAGS = flags.FLAGS
 LONG_LIMIT_S = 6 * 3600.0  # one process may have to prepare what the others wait for
@@ -158,13 +139,11 @@ def _train(
   started = time.time()
   team.expect_same("settings, code and machines", consistency.setup(config))
   if team.is_first:
-    _expect_given_weights(config, folder.address)
+    initial_weights.expect_there(config, folder.address)
     folder.local.mkdir(parents=True, exist_ok=True)
-  splits = Splits(
-    datasets.open_training(config),
-    datasets.open_split(config, config.data.validation),
-    datasets.open_split(config, config.data.test),
-  )
+  held_out = (config.data.validation, config.data.test)
+  opened = (datasets.open_split(config, name) for name in held_out)
+  splits = Splits(datasets.open_training(config), *opened)
   if team.count > 1:
     team.expect_same("data", consistency.data(splits))
   for key in ("train.batch_size", "eval.batch_size"):
@@ -175,21 +154,14 @@ def _train(
   eval_step = evaluator.map_eval_step(
     network.model, geometry, true_joints, None, mapping
   )
-  job = Job(
-    config,
-    folder,
-    team,
-    request,
-    splits,
-    network,
-    geometry,
-    eval_step,
-    lock,
-    start_over,
-  )
+  what = (splits, network, geometry, eval_step)
+  job = Job(config, folder, team, request, *what, lock, start_over)
   finished = _fit(job)
-  if finished:
-    _finish(job, started)
+  if finished and not run_end.has_report(folder, team):
+    best = run_end.read_best(config, network, folder, team)
+    run_end.assess_and_report(
+      best, eval_step, geometry, splits.test, splits.train, folder, started
+    )
   return finished
 
 
@@ -203,21 +175,25 @@ def _fit(job: Job) -> bool:
     donate=True,
     mapping=config.train.mapping,
   )
-  folder, keep = _saved(job.folder), config.train.keep_best
+  folder = job.folder.address / runs.CHECKPOINT_FOLDER
 
   def publish() -> None:
     job.lock.expect_held()
     runs.save_config(job.workdir, config)  # of the steps that this checkpoint adds
     job.folder.copy()
 
-  with RunCheckpoints(folder, keep, job.team, publish) as checkpoints:
+  with RunCheckpoints(folder, config.train.keep_best, job.team, publish) as checkpoints:
     start = _start(job, checkpoints, adam)
     pending = _is_pending(start, config)
     if start.step >= config.train.num_steps and not pending:
       job.request.release()
       return True
-    job = job._replace(maps=_maps(job, start))
-    with _open_log(job, start) as log:
+    if config.data.map_views:
+      variables, source = start.state.variables, job.splits.train
+      job = job._replace(maps=feature_maps.open_maps(config, source, model, variables))
+    extent = (start.step, config.train.num_steps, config.train.batch_size)
+    is_first = job.team.is_first
+    with RunLog(job.workdir, *extent, start.validated, is_first) as log:
       try:
         step, stopped = _loop(job, train_step, start, checkpoints, log)
       except NotFiniteError as error:
@@ -231,11 +207,8 @@ def _fit(job: Job) -> bool:
 
 def _is_pending(start: Start, config: ConfigDict) -> bool:
   """Whether a request to stop cut the validation of the step to go on from."""
-  step, train = start.step, config.train
-  due = 0 < step <= train.num_steps and _due(
-    step, train.validate_every, train.num_steps
-  )
-  return due and not start.validated
+  step, every, last = start.step, config.train.validate_every, config.train.num_steps
+  return 0 < step <= last and _due(step, every, last) and not start.validated
 
 
 def _loop(
@@ -279,14 +252,6 @@ def _loop(
   return step, stopped
 
 
-def _maps(job: Job, start: Start) -> feature_maps.Maps | None:
-  """What the frozen backbone makes of the training crops, where that is kept."""
-  if not job.config.data.map_views:
-    return None
-  variables, model = start.state.variables, job.network.model
-  return feature_maps.open_maps(job.config, job.splits.train, model, variables)
-
-
 def _batches(job: Job, first: int) -> Iterator[Batch]:
   """This process's batches from step `first` + 1 on; an error if one takes too long."""
   config, split, team = job.config, job.splits.train, job.team
@@ -312,65 +277,6 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
   )
 
 
-def _open_log(job: Job, start: Start) -> RunLog:
-  if not job.team.is_first:
-    return logs.NoLog()
-  train = job.config.train
-  return RunLog(
-    job.workdir, start.step, train.num_steps, train.batch_size, start.validated
-  )
-
-
-def _saved(folder: RunFolder) -> Folder:
-  """Where the run's checkpoints are."""
-  return folder.address / runs.CHECKPOINT_FOLDER
-
-
-def _expect_given_weights(config: ConfigDict, workdir: Folder) -> None:
-  """Fails, before anything else is done, if a fresh run's weights are not there."""
-  checkpoints = workdir / runs.CHECKPOINT_FOLDER
-  in_package = config.model.backbone_weights == blazepose.EMBEDDED
-  of_backbone = "" if in_package else config.model.backbone_weights
-  source = config.train.init_from or of_backbone
-  if not source or any(path.name.isdecimal() for path in checkpoints.glob("*")):
-    return
-  if not runs.is_run(source):
-    weight_files.locate(source)
-
-
-def _given_weights(job: Job) -> Loaded | None:
-  """What the config has a fresh run start from; `init_from` holds the backbone too."""
-  config, source = job.config, job.config.train.init_from
-  if not source and not config.model.backbone_weights:
-    return None
-  network = job.network
-  like = states.variable_shapes(network.model, network.template, config.data.image_px)
-  if not source:
-    of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
-    return of_backbone.load(config.model.backbone_weights, like)
-  if source == embedded.NAME:
-    return Loaded(embedded.load_variables(network, like), 0, source)
-  if not runs.is_run(source):
-    return weight_files.load_metro(source, like)
-  folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
-  restored = checkpoint.restore_variables(folder, "best", like)
-  return Loaded(restored.tree, 0, f"{source}, step {restored.step}")
-
-
-def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainState:
-  """The fresh state with the given weights in their places."""
-  if given is None:
-    return fresh
-  count = len(jax.tree.leaves(given.variables))
-  ignored = f"{given.ignored} ignored" if given.ignored else "none ignored"
-  print(f"Weights from {given.source}: {count} arrays, {ignored}", flush=True)
-  variables = {
-    name: {**arrays, **given.variables.get(name, {})}
-    for name, arrays in fresh.variables.items()
-  }
-  return states.with_weights(fresh, variables)
-
-
 def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
   """The latest checkpoint's state and step, or the fresh state and 0."""
   config, network = job.config, job.network
@@ -388,7 +294,8 @@ def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
       restarts.set_aside(job.folder)
     restarts.expect_unused(job.folder, config)
     runs.save_config(job.workdir, config)
-    return _with_given(fresh, _given_weights(job))
+    given = initial_weights.load(config, network, fresh.variables)
+    return states.with_weights(fresh, given.variables) if given else fresh
 
   start = checkpoints.start(fresh, begin, job.start_over)
   if start.step:
@@ -410,89 +317,15 @@ def _validate(
   Raises:
     Stopped: Between two batches, if the run was asked to stop; nothing is logged.
   """
-  config, split = job.config, job.splits.validation
-  log.pause()
-  batches = pipeline.eval_batches(
-    split, config, job.team.index, job.team.count, config.eval.max_examples
-  )
 
-  def between(batch: Any, done: Any) -> None:
-    del batch, done
+  def on_batch() -> None:
     if job.request.due():
       raise Stopped
 
-  eval_step = second_pass.of_split(job.eval_step, split, config)
-  results = evaluator.evaluate(eval_step, state.variables, batches, watch=between)
-  log.scalars(step, "validation", results.means_mm)
-  text = ", ".join(
-    f"{k.removesuffix('_mm')} {v:.1f}" for k, v in results.means_mm.items()
+  split, faces = job.splits.validation, job.network.body.faces
+  return validation.validate(
+    job.eval_step, state.variables, split, job.config, faces, step, log, on_batch
   )
-  log.say(f"step {step}: validation mm: {text}")
-  count = min(config.train.pictures, len(split))
-  rows = [i * len(split) // count for i in range(count)]
-  drawn = examples.draw(
-    job.eval_step, state.variables, split, rows, job.network.body.faces, config
-  )
-  if drawn:
-    log.picture(step, "validation", examples.as_sheet(drawn))
-  log.resume()
-  return results.means_mm
-
-
-def _finish(job: Job, started: float) -> None:
-  """Measures the best checkpoint on the test split and writes the report."""
-  workdir, report = job.workdir, job.folder.address / run_report.FILE
-  if job.team.share("looking for the report", job.team.is_first and report.exists()):
-    return  # it was complete, and nothing was trained
-  step, best, config, earlier = _best(job)
-  variables = parallel.replicate(best)
-  done = assessment.assess(
-    job.eval_step,
-    variables,
-    job.geometry,
-    job.splits.test,
-    job.splits.train,
-    config,
-    workdir,
-    "test",
-  )
-  written = assessment.write(done, workdir, step)
-  choices = examples.choose(done.results, config.train.pictures)
-  drawn = examples.draw(
-    job.eval_step,
-    variables,
-    job.splits.test,
-    [choice.row for choice in choices],
-    job.network.body.faces,
-    config,
-  )
-  if not job.team.is_first:
-    return
-  pictures = examples.as_pictures(drawn, choices, "test")
-  facts = {
-    "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started),
-    **restarts.facts(earlier),
-  }
-  report = run_report.write(workdir, config, done, pictures, step, facts)
-  print(done.table())
-  print(job.folder.told(f"\nWritten to {written} and {report}"))
-
-
-def _best(job: Job) -> tuple[int, Any, ConfigDict, list[dict[str, Any]]]:
-  """The best checkpoint's step, variables and settings, read by the first process."""
-  network = job.network
-  px = job.config.data.image_px
-  like = states.variable_shapes(network.model, network.template, px)
-  facts = None
-  if job.team.is_first:
-    best = checkpoint.restore_variables(_saved(job.folder), "best", like)
-    variables, meta = best.tree, best.meta
-    facts = [best.step, meta["config"], meta.get("earlier", [])]
-  else:
-    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-  step, stored, earlier = job.team.share("reading the best checkpoint", facts)
-  config = runs.trained_with(job.config, stored)
-  return step, job.team.spread(variables), config, earlier
 
 
 def main(arguments: list[str]) -> int:

@@ -14,8 +14,7 @@ import pytest
 
 from metro_jax import convert
 from metro_jax import train as command
-from metro_jax.checkpoints import runs
-from metro_jax.checkpoints.bucket import RunFolder
+from metro_jax.checkpoints import initial_weights, runs
 from metro_jax.models import setup
 from metro_jax.training import state
 from metro_jax.weights import imagenet, torch_metro, weight_files
@@ -156,21 +155,17 @@ def test_a_file_that_does_not_fit_leaves_no_run(config, tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
-def job(config, workdir):
-  unused = dict.fromkeys(command.Job._fields)
-  used = {
-    "config": config,
-    "folder": RunFolder(workdir),
-    "network": setup.build(config),
-  }
-  return command.Job(**{**unused, **used})
+def load_initial(config):
+  network = setup.build(config)
+  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  return initial_weights.load(config, network, like)
 
 
 @pytest.mark.parametrize("source", ["run", "metro.safetensors"])
 def test_init_from_takes_a_run_or_a_file(config, run, tmp_path, source):
   config = config.copy_and_resolve_references()
   config.train.init_from = str(run.parent / source)
-  given = command._given_weights(job(config, tmp_path))
+  given = load_initial(config)
   expected = runs.load(run).variables
   jax.tree.map(np.testing.assert_array_equal, given.variables, expected)
 
@@ -180,10 +175,10 @@ def test_backbone_weights_fill_the_backbone_alone(config, shapes, tmp_path, caps
   weight_files.write(tmp_path / "x.npz", arrays)
   config = config.copy_and_resolve_references()
   config.model.backbone_weights = str(tmp_path / "x.npz")
-  given = command._given_weights(job(config, tmp_path))
+  given = load_initial(config)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   fresh = state.TrainState(**zeros, opt_state=(), step=0, key=0)
-  params = command._with_given(fresh, given).params
+  params = state.with_weights(fresh, given.variables).params
   for name, module in params.items():
     expected = 7 if name == "backbone" else 0
     assert all((leaf == expected).all() for leaf in jax.tree.leaves(module))
@@ -194,13 +189,13 @@ def test_a_run_may_start_from_the_weights_in_the_package(config, tmp_path):
   config = config.copy_and_resolve_references()
   config.model.backbone = "blazepose"
   config.model.backbone_weights = "embedded"
-  command._expect_given_weights(config, tmp_path / "run")
+  initial_weights.expect_there(config, tmp_path / "run")
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   fresh = state.TrainState(**zeros, opt_state=(), step=0, key=0)
-  given = command._given_weights(job(config, tmp_path))
-  started = command._with_given(fresh, given)
+  given = load_initial(config)
+  started = state.with_weights(fresh, given.variables)
   assert jax.tree.structure(started) == jax.tree.structure(fresh)
   for name, module in started.params.items():
     filled = [bool(leaf.any()) for leaf in jax.tree.leaves(module)]
@@ -218,4 +213,4 @@ def test_a_missing_file_fails_a_fresh_run_at_once_and_not_a_resumed_one(
     command.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
   (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
-  command._expect_given_weights(config, tmp_path / "run")
+  initial_weights.expect_there(config, tmp_path / "run")

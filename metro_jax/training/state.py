@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree of arrays."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -132,11 +133,16 @@ def _quick() -> dict[str, int | bool] | None:
   }
 
 
-def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:
-  """A fresh run's state that starts from given weights."""
-  params = variables["params"]
+def with_weights(state: TrainState, variables: Mapping[str, Tree]) -> TrainState:
+  """Gives a fresh run's state other weights.
+
+  Args:
+    state: The fresh state.
+    variables: Modules of "params" and "batch_stats"; those not given stay as they are.
+  """
+  params = {**state.params, **variables.get("params", {})}
   return state.replace(
     params=params,
-    batch_stats=variables["batch_stats"],
+    batch_stats={**state.batch_stats, **variables.get("batch_stats", {})},
     ema=jax.tree.map(jnp.array, params) if state.ema else {},
   )
