@@ -22,8 +22,6 @@ from metro_jax.training import state as states
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 on_devices = runpy.run_path(str(FIXTURES / "on_devices.py"))
-  str(pathlib.Path(__file__).parents[1] / "fixtures" / "on_devices.py")
-)
 GEOMETRY = on_devices["make_geometry"]()
 COUNTS = on_devices["COUNTS"]
 PX = on_devices["PX"]
