@@ -58,15 +58,15 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
   base.validate(config)
   config = config.copy_and_resolve_references()
   config.train.init_from = source  # tables say whose weights these are
-  workdir = orbax_folder.as_folder(workdir)
-  checkpoints_folder = workdir / runs.CHECKPOINT_FOLDER
-  if (workdir / runs.CONFIG_FILE).exists() or checkpoints_folder.exists():
-    raise ValueError(f"--output: expected a folder without a run, got {workdir}")
+  made = orbax_folder.as_folder(workdir)
+  checkpoints_folder = made / runs.CHECKPOINT_FOLDER
+  if (made / runs.CONFIG_FILE).exists() or checkpoints_folder.exists():
+    raise ValueError(f"--output: expected a folder without a run, got {made}")
   weight_files.locate(source)
   network = setup.build(config)
   like = state.variable_shapes(network.model, network.template, config.data.image_px)
   loaded = weight_files.load_metro(source, like)
-  with RunLock(workdir), bucket.RunFolder(workdir) as folder:
+  with RunLock(made), bucket.RunFolder(made) as folder:
     with Checkpoints(checkpoints_folder) as checkpoints:
       checkpoints.save(loaded.variables, 0, None, config=config.to_dict())
     runs.save_config(folder.local, config)

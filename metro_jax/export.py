@@ -203,7 +203,7 @@ def _export_torch(run: runs.Run, path: pathlib.Path) -> Flat:
 
 def _write_npz(path: pathlib.Path, arrays: Flat) -> None:
   with files.replacing(path) as partial, partial.open("wb") as file:
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 def _metadata(run: runs.Run, choice: Choice) -> dict[str, str]:

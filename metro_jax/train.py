@@ -146,8 +146,8 @@ def _train(
   splits = Splits(datasets.open_training(config), *opened)
   if team.count > 1:
     team.expect_same("data", consistency.data(splits))
-  for key in ("train.batch_size", "eval.batch_size"):
-    parallel.check_batch_size(key, base.get(config, key))
+  parallel.check_batch_size("train.batch_size", config.train.batch_size)
+  parallel.check_batch_size("eval.batch_size", config.eval.batch_size)
   network = setup.build(config)
   geometry = steps.geometry_of(network)
   true_joints, mapping = config.eval.true_joints, config.train.mapping

@@ -50,7 +50,8 @@ def load_variables(
   if like is not None:
     wanted = flax.traverse_util.flatten_dict({"params": like["params"]}, sep=".")
     names = sorted(wanted.keys() | flat.keys())
-    other = [n for n in names if np.shape(wanted.get(n)) != np.shape(flat.get(n))]
+    want, have = ({k: np.shape(x) for k, x in d.items()} for d in (wanted, flat))
+    other = [name for name in names if want.get(name) != have.get(name)]
     if other or wanted.keys() != flat.keys():
       raise ValueError(
         f"{NAME}: expected a config of the same network (configs/embedded.py), got one "

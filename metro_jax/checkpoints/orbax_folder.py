@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from metro_jax import files
 from metro_jax.checkpoints import manifest, patience
 
 Tree = Any  # a pytree of arrays
-Folder = os.PathLike[str]  # pathlib's, or of a bucket, etils'
+Folder: TypeAlias = pathlib.Path | epath.Path  # the latter of a bucket
 BEST_METRIC = "pa_mpjpe_mm"
 COMMIT_FILE = "commit_success.txt"  # written last where nothing can be renamed
 META_FILE = "metadata"

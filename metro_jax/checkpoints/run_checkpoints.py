@@ -106,7 +106,8 @@ class RunCheckpoints:
       ArchitectureError, OSError, ValueError: As `Checkpoints.restore`, on the first
         process.
     """
-    state, facts = fresh, [0, None, None, [], False]
+    facts: list[Any] = [0, None, None, [], False]
+    state = fresh
     if self._own is not None:
       restored = self._own.restore(fresh, start_over)
       if restored is None:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,7 +52,7 @@ def _labels_hash(split: Source) -> str:
   """One short hash of the numbers of rows spread evenly, first and last included."""
   last, digest = len(split) - 1, hashlib.blake2b(digest_size=8)
   for row in sorted({place * last // (ROWS - 1) for place in range(ROWS)}):
-    example = split[row]
+    example: Mapping[str, object] = split[row]
     for name in sorted(example.keys() - {"key", "image", "group"}):
       digest.update(name.encode() + np.asarray(example[name]).tobytes())
   return digest.hexdigest()

@@ -137,16 +137,16 @@ class Team:
     if self.count == 1:
       return tree
     arrays, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    data = b"".join(array.tobytes() for array in arrays)
-    data = np.frombuffer(data + bytes(-len(data) % CHUNK), np.uint32)
+    sent = b"".join(array.tobytes() for array in arrays)
+    words = np.frombuffer(sent + bytes(-len(sent) % CHUNK), np.uint32)
     # In equal pieces, so that one program is compiled for all.
     pieces = [
       np.asarray(multihost_utils.broadcast_one_to_all(piece))
-      for piece in np.split(data, len(data) * 4 // CHUNK)
+      for piece in np.split(words, words.nbytes // CHUNK)
     ]
-    data, start, found = np.concatenate(pieces).view(np.uint8), 0, []
+    received, start, found = np.concatenate(pieces).view(np.uint8), 0, []
     for array in arrays:
-      part = data[start : start + array.nbytes]
+      part = received[start : start + array.nbytes]
       found.append(part.copy().view(array.dtype).reshape(array.shape))
       start += array.nbytes
     return jax.tree.unflatten(structure, found)

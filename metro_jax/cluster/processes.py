@@ -1,7 +1,11 @@
 """Where the processes of a run are: read from the environment, then joined.
 
 `find` is the one place that decides whether a command runs alone or as one of several,
-and `join` the only one that calls `jax.distributed`. What the processes say to each
+and `join` the only one that calls `jax.distributed`. JAX (0.10) reads Slurm's and Open
+MPI's variables too, but gives every task one device even where it has the node to
+itself, cuts what follows a bracket off a node's name, leaves the brackets off an IPv6
+address, has two steps of a job meet at one port, and runs every rank of Open MPI 5
+alone; of TPUs it is asked. What the processes say to each
 other afterwards stands in `team.py`.
 """
 
@@ -27,15 +31,15 @@ class Place(NamedTuple):
   Attributes:
     source: What told it so, for messages.
     coordinator: "host:port" of the first process; None leaves all to JAX.
-    count: How many processes there are; None leaves it to JAX.
-    index: Which one this is, from 0; None leaves it to JAX.
+    num_processes: How many there are; None leaves it to JAX.
+    process_id: Which one this is, from 0; None leaves it to JAX.
     local_devices: Which of the machine's devices are this process's; None: all.
   """
 
   source: str
   coordinator: str | None = None
-  count: int | None = 1
-  index: int | None = 0
+  num_processes: int | None = 1
+  process_id: int | None = 0
   local_devices: tuple[int, ...] | None = None
 
 
@@ -77,7 +81,7 @@ def find(environment: Mapping[str, str] | None = None) -> Place:
   if launcher is not None:
     return launcher
   if _has_tpus(env):
-    return Place("Cloud TPU", count=None, index=None)
+    return Place("Cloud TPU", num_processes=None, process_id=None)
   return Place("no launcher")
 
 
@@ -95,19 +99,20 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
     AbsentError: If not all came in time, naming who is missing.
     ValueError: If JAX cannot connect them.
   """
-  if place.count == 1:
+  address, count, index = place.coordinator, place.num_processes, place.process_id
+  if count == 1:
     return Team(source=place.source)
-  if place.coordinator:
-    rendezvous.hold(place.coordinator, place.count, place.index, limit_s)
+  if address is not None and count is not None and index is not None:
+    rendezvous.hold(address, count, index, limit_s)
   # It would take SIGTERM for itself, and answer it between steps only.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
-      place.coordinator,
-      place.count,
-      place.index,
+      address,
+      count,
+      index,
       local_device_ids=place.local_devices,
-      cluster_detection_method="deactivate" if place.coordinator else None,
+      cluster_detection_method="deactivate" if address else None,
       initialization_timeout=int(limit_s),
       heartbeat_timeout_seconds=HEARTBEAT_S,
     )
@@ -121,9 +126,8 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
 
 
 def _explicit(env: Mapping[str, str]) -> Place:
-  named = {name: env.get(name) for name in EXPLICIT}
-  if not named["METRO_PROCESS"]:
-    named["METRO_PROCESS"] = env.get("JOB_COMPLETION_INDEX")
+  named = {name: env.get(name, "") for name in EXPLICIT}
+  named["METRO_PROCESS"] = named["METRO_PROCESS"] or env.get("JOB_COMPLETION_INDEX", "")
   missing = [name for name, value in named.items() if not value]
   if missing:
     given = ", ".join(f"{k}={v}" for k, v in named.items() if v)
@@ -131,8 +135,7 @@ def _explicit(env: Mapping[str, str]) -> Place:
       f"environment: expected {' and '.join(missing)} beside {given or 'nothing'}, or "
       "METRO_PROCESSES=1 to run alone"
     )
-  count = _whole(env, "METRO_PROCESSES", 1)
-  index = _whole({"METRO_PROCESS": named["METRO_PROCESS"]}, "METRO_PROCESS", 0)
+  count, index = _whole(named, "METRO_PROCESSES", 1), _whole(named, "METRO_PROCESS", 0)
   return _checked("METRO_COORDINATOR", named["METRO_COORDINATOR"], count, index, env)
 
 
@@ -164,17 +167,16 @@ def _open_mpi(env: Mapping[str, str]) -> Place | None:
     return None
   count, index = (_whole(env, name, 0) for name in names)
   uri = env.get("OMPI_MCA_orte_hnp_uri", "")
-  address = re.search(r"tcp://([^,:]+)|tcp6://(\[[^],]+)", uri)
   coordinator = env.get("METRO_COORDINATOR")
-  if not coordinator and address is None:
-    raise ValueError(
-      f"Open MPI, rank {index} of {count}: expected METRO_COORDINATOR=host:port of "
-      "rank 0 (this version does not say where that is), got nothing"
-    )
   if not coordinator:
-    host = address[1] or address[2] + "]"
-    job = uri.split(".")[0]
-    coordinator = f"{host}:{FIRST_PORT + (int(job) >> 12) % PORTS}"
+    address = re.search(r"tcp://([^,:]+)|tcp6://(\[[^],]+)", uri)
+    if address is None:
+      raise ValueError(
+        f"Open MPI, rank {index} of {count}: expected METRO_COORDINATOR=host:port of "
+        "rank 0 (this version does not say where that is), got nothing"
+      )
+    host, job = address[1] or address[2] + "]", int(uri.split(".")[0])
+    coordinator = f"{host}:{FIRST_PORT + (job >> 12) % PORTS}"
   here = int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
   local = _local_device(env, here, env.get("OMPI_COMM_WORLD_LOCAL_RANK"))
   return _checked("Open MPI", coordinator, count, index, env, local)

@@ -1,6 +1,7 @@
 """Whether all processes came, asked before JAX connects them.
 
-JAX ends a process that waits in vain without saying for whom. So the first process
+JAX (0.10) aborts a process that waits in vain, some seconds after the limit, with a
+C++ stack and without saying for whom, which Python cannot catch. So the first process
 listens at the coordinator's address until every other has told it its number, answers
 all, and leaves the port to JAX. Connections break and strangers call; neither counts.
 """

@@ -28,7 +28,7 @@ def load(folder: str | pathlib.Path) -> Callable[[np.ndarray], dict[str, np.ndar
   facts = json.loads((folder / "model.json").read_text())
   exported = jax.export.deserialize(bytearray((folder / "network.bin").read_bytes()))
   call = jax.jit(exported.call)
-  given = ()
+  given: tuple[dict[str, jax.Array], ...] = ()
   if facts["parameters"] == "beside":
     with np.load(folder / "parameters.npz", allow_pickle=False) as stored:
       given = ({name: jax.device_put(stored[name]) for name in stored.files},)
@@ -59,7 +59,7 @@ def main() -> None:
   for name, value in made.items():
     print(f"{name} {value.shape}: {facts['outputs'][name]}")
   if arguments.output:
-    np.savez(arguments.output, **made)
+    np.savez(arguments.output, allow_pickle=False, **made)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree of arrays."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,7 +142,8 @@ def with_weights(state: TrainState, variables: Mapping[str, Tree]) -> TrainState
     variables: Modules of "params" and "batch_stats"; those not given stay as they are.
   """
   params = {**state.params, **variables.get("params", {})}
-  return state.replace(
+  return dataclasses.replace(
+    state,
     params=params,
     batch_stats={**state.batch_stats, **variables.get("batch_stats", {})},
     ema=jax.tree.map(jnp.array, params) if state.ema else {},

@@ -42,7 +42,7 @@ def test_explicit_variables_are_taken_as_they_are():
 def test_an_indexed_job_of_kubernetes_numbers_its_processes():
   env = {**EXPLICIT, "JOB_COMPLETION_INDEX": "1"}
   del env["METRO_PROCESS"]
-  assert processes.find(env).index == 1
+  assert processes.find(env).process_id == 1
 
 
 def test_slurm_tasks_meet_on_the_first_host_at_a_port_of_the_job():
@@ -60,9 +60,9 @@ def test_slurm_with_one_task_a_node_or_one_device_shown_keeps_all_devices():
 
 
 def test_a_slurm_job_of_one_task_or_outside_of_a_step_runs_alone():
-  assert processes.find(SLURM | {"SLURM_NTASKS": "1"}).count == 1
+  assert processes.find(SLURM | {"SLURM_NTASKS": "1"}).num_processes == 1
   batch_script = {k: v for k, v in SLURM.items() if k != "SLURM_STEP_NODELIST"}
-  assert processes.find(batch_script).count == 1
+  assert processes.find(batch_script).num_processes == 1
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,13 @@ def test_open_mpi_5_needs_a_coordinator_and_says_so():
   with pytest.raises(ValueError, match="rank 3 of 4: expected METRO_COORDINATOR"):
     processes.find(env)
   given = processes.find(env | {"METRO_COORDINATOR": "n1:99"})
-  assert (given.coordinator, given.count, given.index) == ("n1:99", 4, 3)
+  assert (given.coordinator, given.num_processes, given.process_id) == ("n1:99", 4, 3)
 
 
 def test_metro_processes_1_runs_alone_whatever_else_is_set():
-  assert processes.find({**SLURM, **OPEN_MPI, "METRO_PROCESSES": "1"}).count == 1
+  assert (
+    processes.find({**SLURM, **OPEN_MPI, "METRO_PROCESSES": "1"}).num_processes == 1
+  )
 
 
 @pytest.mark.parametrize(
@@ -150,4 +152,4 @@ def test_what_keeps_jax_from_connecting_names_the_way_to_run_alone(kind, monkeyp
   monkeypatch.setattr(processes.jax.distributed, "initialize", fail)
   monkeypatch.setattr(processes.jax.config, "update", lambda name, value: None)
   with pytest.raises(ValueError, match=r"Cloud TPU: .*; METRO_PROCESSES=1"):
-    processes.join(processes.Place("Cloud TPU", count=None, index=None))
+    processes.join(processes.Place("Cloud TPU", None, None, None))
