@@ -28,7 +28,7 @@ from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.checkpoints.run_checkpoints import RunCheckpoints, Start
 from metro_jax.checkpoints.run_lock import RunLock
 from metro_jax.cluster import consistency, parallel, processes, watch
-from metro_jax.cluster.process_group import Team
+from metro_jax.cluster.process_group import ProcessGroup
 from metro_jax.cluster.stopping import Stopped, StopRequest
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
@@ -68,7 +68,7 @@ class Job(NamedTuple):
 
   config: ConfigDict
   folder: RunFolder
-  team: Team
+  team: ProcessGroup
   request: StopRequest
   splits: Splits
   network: setup.Network
@@ -87,7 +87,7 @@ class Job(NamedTuple):
 def train(
   config: ConfigDict,
   workdir: str | os.PathLike[str],
-  team: Team | None = None,
+  team: ProcessGroup | None = None,
   request: StopRequest | None = None,
   start_over: bool = False,
 ) -> bool:
@@ -114,7 +114,7 @@ def train(
     OSError: If the disk is full, data or another process did not come in time, a
       checkpoint cannot be read now, or another training holds the workdir.
   """
-  team = team or Team()
+  team = team or ProcessGroup()
   base.validate(config)
   datasets.expect_everything(config)
   fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
@@ -131,7 +131,7 @@ def train(
 def _train(
   config: ConfigDict,
   folder: RunFolder,
-  team: Team,
+  team: ProcessGroup,
   request: StopRequest,
   lock: RunLock,
   start_over: bool,

@@ -13,7 +13,7 @@ from absl import logging
 from metro_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from metro_jax.checkpoints.orbax_folder import Folder
 from metro_jax.cluster import parallel
-from metro_jax.cluster.process_group import Team
+from metro_jax.cluster.process_group import ProcessGroup
 
 Tree = Any  # a pytree of arrays
 
@@ -54,7 +54,7 @@ class RunCheckpoints:
     self,
     folder: Folder,
     keep_best: int,
-    team: Team,
+    team: ProcessGroup,
     before_save: Callable[[], None] | None = None,
   ):
     self._team, self._own = team, None

@@ -28,7 +28,7 @@ class MismatchError(ValueError):
   """The processes were started with different settings, code or data."""
 
 
-class Team:
+class ProcessGroup:
   """The processes of a run; one of one process needs nobody.
 
   All processes must call the same methods in the same order.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 
 from metro_jax.cluster import rendezvous
-from metro_jax.cluster.process_group import Team
+from metro_jax.cluster.process_group import ProcessGroup
 
 FIRST_PORT, PORTS = 61_440, 4_096  # of coordinators whose port follows from a job's id
 HEARTBEAT_S = 60  # after so long of silence JAX itself ends a run
@@ -85,7 +85,7 @@ def find(environment: Mapping[str, str] | None = None) -> Place:
   return Place("no launcher")
 
 
-def join(place: Place, limit_s: float = 300.0) -> Team:
+def join(place: Place, limit_s: float = 300.0) -> ProcessGroup:
   """Meets the other processes; before anything else touches a device.
 
   Args:
@@ -101,7 +101,7 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
   """
   address, count, index = place.coordinator, place.num_processes, place.process_id
   if count == 1:
-    return Team(source=place.source)
+    return ProcessGroup(source=place.source)
   if address is not None and count is not None and index is not None:
     rendezvous.hold(address, count, index, limit_s)
   # It would take SIGTERM for itself, and answer it between steps only.
@@ -122,7 +122,7 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
       f"{place.source}: cannot connect the processes: {reason}; METRO_PROCESSES=1 runs "
       "this one alone"
     ) from error
-  return Team(jax.process_index(), jax.process_count(), place.source, limit_s)
+  return ProcessGroup(jax.process_index(), jax.process_count(), place.source, limit_s)
 
 
 def _explicit(env: Mapping[str, str]) -> Place:

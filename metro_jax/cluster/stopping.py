@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from metro_jax.cluster import watch
-from metro_jax.cluster.process_group import PREFIX, Team, coordination
+from metro_jax.cluster.process_group import PREFIX, ProcessGroup, coordination
 
 POLL_S = 1.0
 POLL_SOON_S = 0.1  # while the processes agree
@@ -47,7 +47,7 @@ class StopRequest:
   """
 
   def __init__(self, exit_code: int | None = None):
-    self._exit_code, self._team = exit_code, Team()
+    self._exit_code, self._team = exit_code, ProcessGroup()
     self._asked = self._held = False
     self._met = False  # whether the processes of the run are known
     self._at_once = self._raised = False
@@ -91,7 +91,7 @@ class StopRequest:
     self._thread.join()
     self._inbox.close()
 
-  def share(self, team: Team) -> None:
+  def share(self, team: ProcessGroup) -> None:
     """Says who the run's processes are, and releases; all of them must call it.
 
     Raises:

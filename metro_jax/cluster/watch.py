@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
-from metro_jax.cluster.process_group import PREFIX, Team, coordination
+from metro_jax.cluster.process_group import PREFIX, ProcessGroup, coordination
 
 POLL_S = 2.0
 SILENT_S = 40.0  # a process that was not heard of for so long is lost
@@ -37,7 +37,7 @@ class Watch:
       before the process ends, for `FAREWELL_S` at most.
   """
 
-  def __init__(self, team: Team):
+  def __init__(self, team: ProcessGroup):
     self._team = team
     self._done, self._limit_s = threading.Event(), SILENT_S
     self._thread = threading.Thread(target=self._run, name="watch", daemon=True)

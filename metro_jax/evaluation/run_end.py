@@ -12,7 +12,7 @@ from metro_jax.checkpoints import checkpoint, runs
 from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.checkpoints.runs import Run
 from metro_jax.cluster import parallel
-from metro_jax.cluster.process_group import Team
+from metro_jax.cluster.process_group import ProcessGroup
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import assessment, examples, restarts, run_report
 from metro_jax.evaluation.evaluator import MappedEvalStep
@@ -21,14 +21,14 @@ from metro_jax.training import state as states
 from metro_jax.training.step import Geometry
 
 
-def has_report(folder: RunFolder, team: Team) -> bool:
+def has_report(folder: RunFolder, team: ProcessGroup) -> bool:
   """Whether the run had come to its end before; the same on every process."""
   path = folder.address / run_report.FILE
   return team.share("looking for the report", team.is_first and path.exists())
 
 
 def read_best(
-  config: ConfigDict, network: Network, folder: RunFolder, team: Team
+  config: ConfigDict, network: Network, folder: RunFolder, team: ProcessGroup
 ) -> Run:
   """Reads the best checkpoint on the first process, and tells the others.
 

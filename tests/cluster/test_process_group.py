@@ -22,7 +22,7 @@ def together(monkeypatch, count, work, absent=()):
   monkeypatch.setattr(process_group, "coordination", lambda: coordinator)
 
   def one(index):
-    here = process_group.Team(index, count, "a test", 20.0)
+    here = process_group.ProcessGroup(index, count, "a test", 20.0)
     return None if index in absent else work(here)
 
   with futures.ThreadPoolExecutor(count) as pool:
@@ -75,7 +75,7 @@ def test_equal_settings_pass(monkeypatch):
 
 
 def test_a_process_alone_waits_for_nobody():
-  alone, tree = process_group.Team(), {"a": np.ones(2)}
+  alone, tree = process_group.ProcessGroup(), {"a": np.ones(2)}
   assert alone.is_first
   assert alone.gather("x", 3) == [3]
   assert alone.share("x", 3) == 3

@@ -37,7 +37,7 @@ def ask() -> None:
 def test_where_nothing_is_held_a_request_ends_the_work():
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(Stopped), StopRequest() as request:
-    request.share(process_group.Team())
+    request.share(process_group.ProcessGroup())
     ask()
     time.sleep(30)
   assert signal.getsignal(signal.SIGTERM) == before
@@ -50,7 +50,7 @@ class Destroyed:
 
 def test_a_request_that_comes_in_a_destructor_or_is_swallowed_is_not_lost():
   with pytest.raises(Stopped), StopRequest() as request:
-    request.share(process_group.Team())
+    request.share(process_group.ProcessGroup())
     Destroyed()
     with contextlib.suppress(Stopped):
       time.sleep(30)
@@ -60,7 +60,7 @@ def test_a_request_that_comes_in_a_destructor_or_is_swallowed_is_not_lost():
 def test_what_is_cleaned_up_meanwhile_is_not_interrupted_again():
   cleaned = []
   with pytest.raises(Stopped), StopRequest() as request:
-    request.share(process_group.Team())
+    request.share(process_group.ProcessGroup())
     try:
       ask()
     finally:
@@ -73,7 +73,7 @@ def test_what_is_cleaned_up_meanwhile_is_not_interrupted_again():
 
 def test_what_is_held_is_asked_before_it_ends():
   with StopRequest() as request:
-    request.share(process_group.Team())
+    request.share(process_group.ProcessGroup())
     request.hold()
     assert not request.due()
     ask()
@@ -86,7 +86,7 @@ def test_a_request_before_the_processes_are_known_waits_for_them():
   with StopRequest() as request:
     ask()
     with pytest.raises(Stopped):
-      request.share(process_group.Team())
+      request.share(process_group.ProcessGroup())
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def three(monkeypatch):
   coordinator = Coordinator(3)
   monkeypatch.setattr(stopping, "coordination", lambda: coordinator)
   monkeypatch.setattr(
-    process_group.Team, "gather", lambda self, what, value: ["here"] * 3
+    process_group.ProcessGroup, "gather", lambda self, what, value: ["here"] * 3
   )
   monkeypatch.setattr(stopping, "POLL_S", 0.01)
   with futures.ThreadPoolExecutor(3) as pool:
@@ -105,7 +105,7 @@ def three(monkeypatch):
 
       def one(index):
         with StopRequest() as request:
-          request.share(process_group.Team(index, 3))
+          request.share(process_group.ProcessGroup(index, 3))
           return work(index, request)
 
       return [f.result(30) for f in [pool.submit(one, i) for i in range(3)]]
@@ -168,7 +168,7 @@ import hashlib, sys, time
 from metro_jax.cluster import stopping, process_group
 stopping.PATIENCE_S = {patience}
 with stopping.StopRequest(75) as request:
-  request.share(process_group.Team())
+  request.share(process_group.ProcessGroup())
   {held}
   print("here", flush=True)
   {work}

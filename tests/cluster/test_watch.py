@@ -28,9 +28,11 @@ def watches(monkeypatch):
   monkeypatch.setattr(watch, "coordination", lambda: coordinator)
   monkeypatch.setattr(watch.time, "monotonic", clock)
   monkeypatch.setattr(
-    process_group.Team, "gather", lambda self, what, value: [HOST] * 3
+    process_group.ProcessGroup, "gather", lambda self, what, value: [HOST] * 3
   )
-  return [watch.Watch(process_group.Team(index, 3)) for index in range(3)], clock
+  return [
+    watch.Watch(process_group.ProcessGroup(index, 3)) for index in range(3)
+  ], clock
 
 
 def look(watches, clock, indices, beat):
