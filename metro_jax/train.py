@@ -349,7 +349,7 @@ def _run(request: StopRequest) -> bool:
     with watch.Watch(team):
       team.limit_s = LONG_LIMIT_S  # the watch finds out sooner who is gone
       finished = train(FLAGS.config, FLAGS.workdir, team, request, FLAGS.start_over)
-      team.meet("ending the run")
+      team.barrier("ending the run")
   except (Exception, KeyboardInterrupt) as error:
     if request.ends_at_once():
       raise Stopped from error  # such as a process that has ended, as it was asked to

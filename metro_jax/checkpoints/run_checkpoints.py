@@ -116,8 +116,8 @@ class RunCheckpoints:
         state, meta = restored.tree, restored.meta
         facts = [restored.step, restored.pipeline]
         facts += [meta["config"], meta.get("earlier", []), bool(meta["metrics"])]
-    step, *rest = self._team.share("restoring the latest checkpoint", facts)
-    return Start(self._team.spread(state), step, *rest)
+    step, *rest = self._team.broadcast("restoring the latest checkpoint", facts)
+    return Start(self._team.broadcast_arrays(state), step, *rest)
 
   def save(
     self,

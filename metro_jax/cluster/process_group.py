@@ -52,7 +52,7 @@ class ProcessGroup:
     self._calls = itertools.count()
     self._hosts = [socket.gethostname()] * count
     if count > 1:
-      self._hosts = self.gather("host", socket.gethostname())
+      self._hosts = self.all_gather("host", socket.gethostname())
 
   @property
   def is_first(self) -> bool:
@@ -63,7 +63,9 @@ class ProcessGroup:
     """How messages call a process."""
     return f"process {index} ({self._hosts[index]})"
 
-  def gather(self, what: str, value: Any, limit_s: float | None = None) -> list[Any]:
+  def all_gather(
+    self, what: str, value: Any, limit_s: float | None = None
+  ) -> list[Any]:
     """Every process's value, in order; also a barrier.
 
     Args:
@@ -92,13 +94,15 @@ class ProcessGroup:
         )
     return [value for _, value in pairs]
 
-  def share(self, what: str, value: Any = None, limit_s: float | None = None) -> Any:
+  def broadcast(
+    self, what: str, value: Any = None, limit_s: float | None = None
+  ) -> Any:
     """The first process's value on every process; the others' do not count."""
-    return self.gather(what, value if self.is_first else None, limit_s)[0]
+    return self.all_gather(what, value if self.is_first else None, limit_s)[0]
 
-  def meet(self, what: str, limit_s: float | None = None) -> None:
+  def barrier(self, what: str, limit_s: float | None = None) -> None:
     """Waits until every process is here."""
-    self.gather(what, None, limit_s)
+    self.all_gather(what, None, limit_s)
 
   def expect_same(
     self, what: str, values: Mapping[str, Any], limit_s: float | None = None
@@ -115,7 +119,7 @@ class ProcessGroup:
         and in what.
     """
     # As they look after JSON, where a tuple is a list.
-    everyone = self.gather(what, json.loads(json.dumps(dict(values))), limit_s)
+    everyone = self.all_gather(what, json.loads(json.dumps(dict(values))), limit_s)
     first, lines = everyone[0], []
     for index, theirs in enumerate(everyone):
       for name in sorted(first.keys() | theirs.keys()):
@@ -128,7 +132,7 @@ class ProcessGroup:
         + "\n".join(lines)
       )
 
-  def spread(self, tree: Tree) -> Tree:
+  def broadcast_arrays(self, tree: Tree) -> Tree:
     """The first process's arrays on every process, bit for bit.
 
     Args:

@@ -24,7 +24,7 @@ from metro_jax.training.step import Geometry
 def has_report(folder: RunFolder, team: ProcessGroup) -> bool:
   """Whether the run had come to its end before; the same on every process."""
   path = folder.address / run_report.FILE
-  return team.share("looking for the report", team.is_first and path.exists())
+  return team.broadcast("looking for the report", team.is_first and path.exists())
 
 
 def read_best(
@@ -50,9 +50,9 @@ def read_best(
     facts = [best.step, meta["config"], meta.get("earlier", [])]
   else:
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-  step, stored, earlier = team.share("reading the best checkpoint", facts)
+  step, stored, earlier = team.broadcast("reading the best checkpoint", facts)
   made_with = runs.trained_with(config, stored)
-  return Run(made_with, network, team.spread(variables), step, earlier)
+  return Run(made_with, network, team.broadcast_arrays(variables), step, earlier)
 
 
 def assess_and_report(

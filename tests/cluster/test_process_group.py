@@ -31,16 +31,16 @@ def together(monkeypatch, count, work, absent=()):
 
 
 def test_every_process_gets_all_values_in_order(monkeypatch):
-  found = together(monkeypatch, 3, lambda t: t.gather("numbers", [t.index, None]))
+  found = together(monkeypatch, 3, lambda t: t.all_gather("numbers", [t.index, None]))
   assert found == [[[0, None], [1, None], [2, None]]] * 3
 
 
 def test_the_first_ones_value_is_everybodys(monkeypatch):
-  assert together(monkeypatch, 3, lambda t: t.share("x", 7 + t.index)) == [7] * 3
+  assert together(monkeypatch, 3, lambda t: t.broadcast("x", 7 + t.index)) == [7] * 3
 
 
 def test_those_who_do_not_come_in_time_are_named(monkeypatch):
-  found = together(monkeypatch, 3, lambda t: t.meet("saving", 0.5), absent=(1,))
+  found = together(monkeypatch, 3, lambda t: t.barrier("saving", 0.5), absent=(1,))
   for index in (0, 2):
     assert isinstance(found[index], process_group.LostProcessError)
     assert str(found[index]) == (
@@ -49,7 +49,7 @@ def test_those_who_do_not_come_in_time_are_named(monkeypatch):
 
 
 def test_processes_that_are_not_at_the_same_place_are_told(monkeypatch):
-  found = together(monkeypatch, 2, lambda t: t.meet("ab"[t.index]))
+  found = together(monkeypatch, 2, lambda t: t.barrier("ab"[t.index]))
   assert all(isinstance(error, process_group.MismatchError) for error in found)
   assert f"process 1 ({HOST}): expected to meet at 'a', got 'b'" in str(found[0])
 
@@ -77,10 +77,10 @@ def test_equal_settings_pass(monkeypatch):
 def test_a_process_alone_waits_for_nobody():
   alone, tree = process_group.ProcessGroup(), {"a": np.ones(2)}
   assert alone.is_first
-  assert alone.gather("x", 3) == [3]
-  assert alone.share("x", 3) == 3
-  assert alone.spread(tree) is tree
-  alone.meet("x")
+  assert alone.all_gather("x", 3) == [3]
+  assert alone.broadcast("x", 3) == 3
+  assert alone.broadcast_arrays(tree) is tree
+  alone.barrier("x")
   alone.expect_same("x", {"a": 1})
 
 

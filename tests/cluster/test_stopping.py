@@ -95,7 +95,7 @@ def three(monkeypatch):
   coordinator = Coordinator(3)
   monkeypatch.setattr(stopping, "coordination", lambda: coordinator)
   monkeypatch.setattr(
-    process_group.ProcessGroup, "gather", lambda self, what, value: ["here"] * 3
+    process_group.ProcessGroup, "all_gather", lambda self, what, value: ["here"] * 3
   )
   monkeypatch.setattr(stopping, "POLL_S", 0.01)
   with futures.ThreadPoolExecutor(3) as pool:

@@ -28,7 +28,7 @@ def watches(monkeypatch):
   monkeypatch.setattr(watch, "coordination", lambda: coordinator)
   monkeypatch.setattr(watch.time, "monotonic", clock)
   monkeypatch.setattr(
-    process_group.ProcessGroup, "gather", lambda self, what, value: [HOST] * 3
+    process_group.ProcessGroup, "all_gather", lambda self, what, value: [HOST] * 3
   )
   return [
     watch.Watch(process_group.ProcessGroup(index, 3)) for index in range(3)
