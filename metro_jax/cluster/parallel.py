@@ -182,7 +182,7 @@ def shard(batch: Tree) -> Tree:
   return jax.tree.map(split, batch)
 
 
-def gather(tree: Tree) -> Tree:
+def unshard(tree: Tree) -> Tree:
   """The opposite of `shard`: NumPy arrays with one leading axis of examples."""
 
   def join(x: jax.Array | np.ndarray) -> np.ndarray:

@@ -106,12 +106,14 @@ def evaluate(
     valid = np.asarray(batch.valid)
     parts.append(parallel.unreplicate(done.totals))
     rows.append(np.asarray(batch.index)[valid])
-    numbers = parallel.gather((done.errors, done.joint_errors_mm))
+    numbers = parallel.unshard((done.errors, done.joint_errors_mm))
     kept.append(jax.tree.map(operator.itemgetter(valid), numbers))
     if watch is not None:
       watch(batch, done)
   joined = jax.tree.map(lambda *x: np.concatenate(x), *kept)
-  index, (errors, joint_errors_mm) = gathering.everywhere(np.concatenate(rows), joined)
+  index, (errors, joint_errors_mm) = gathering.gather_examples(
+    np.concatenate(rows), joined
+  )
   return Results(
     metrics.means(parts), _most_examples(parts), index, errors, joint_errors_mm
   )

@@ -125,8 +125,8 @@ def draw(
     done = eval_step(state, parallel.shard(batch))
     if jax.process_index() != 0:
       continue
-    vertices, cameras = parallel.gather(done.vertices), parallel.gather(done.camera)
-    errors = parallel.gather(done.errors)
+    vertices, cameras = parallel.unshard(done.vertices), parallel.unshard(done.camera)
+    errors = parallel.unshard(done.errors)
     for i in np.flatnonzero(batch.valid):
       images = draw_one(batch.image[i], vertices[i], cameras[i], faces)
       numbers = {name: float(values[i]) for name, values in errors.items()}

@@ -43,7 +43,7 @@ class Predictions:
   def __call__(self, batch: Any, done: Evaluation) -> None:
     """Takes a batch and what it gave, stacked by device."""
     valid = np.asarray(batch.valid)
-    joints_m, vertices_m = parallel.gather((done.regressed_joints, done.vertices))
+    joints_m, vertices_m = parallel.unshard((done.regressed_joints, done.vertices))
     wrist = joints_m[valid][:, joints.WRIST : joints.WRIST + 1]
     self._rows.append(np.asarray(batch.index)[valid])
     self._joints.append(joints_m[valid] - wrist)
@@ -55,7 +55,7 @@ class Predictions:
     """Joints and vertices of all processes' examples in the order of the split."""
     parts = (self._joints, self._vertices)
     mine = tuple(np.concatenate(part) for part in parts)
-    return gathering.everywhere(np.concatenate(self._rows), mine)[1]
+    return gathering.gather_examples(np.concatenate(self._rows), mine)[1]
 
 
 def write_zip(

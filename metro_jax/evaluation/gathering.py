@@ -10,7 +10,7 @@ from jaxtyping import Int
 Tree = Any  # a pytree of NumPy arrays
 
 
-def everywhere(
+def gather_examples(
   index: Int[np.ndarray, " n"], tree: Tree
 ) -> tuple[Int[np.ndarray, " m"], Tree]:
   """Joins what every process has of a split; all must call it together.

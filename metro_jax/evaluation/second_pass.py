@@ -51,7 +51,7 @@ def _frames(
   first: Evaluation, rows: list[int], boxes: dict[int, Frame]
 ) -> dict[int, Frame]:
   """The second pass's square of every row."""
-  joints, cameras = parallel.gather((first.regressed_joints, first.camera))
+  joints, cameras = parallel.unshard((first.regressed_joints, first.camera))
   seen = camera.weak_perspective(joints, cameras).astype(np.float64)
   frames = {}
   for row, crop in zip(rows, seen, strict=True):

@@ -39,7 +39,7 @@ def two_steps(mapping: str) -> dict:
   return {
     "total": float(parallel.unreplicate(stacked)["total"]),
     "places": np.asarray(stacked["place"]).tolist(),
-    "doubled": parallel.gather(doubled).tolist(),
+    "doubled": parallel.unshard(doubled).tolist(),
     "donated": first["total"].is_deleted(),
   }
 

@@ -323,14 +323,14 @@ MOMENTS = (
   (command.Window, "add", 1, None),  # a step is in the making, none is made
   (command.Window, "add", 2, 2),  # its validation is due
   (evaluator.metrics, "means", 1, 2),  # at the end of the validation that was due
-  (evaluator.gathering, "everywhere", 1, 2),
+  (evaluator.gathering, "gather_examples", 1, 2),
   (command.Window, "add", 1, 2),
   (command.Window, "add", 2, 4),
   (command.examples, "draw", 1, 4),
-  (evaluator.parallel, "gather", 2, 4),
+  (evaluator.parallel, "unshard", 2, 4),
   (command.RunCheckpoints, "add_metrics", 1, 4),
   (command.Window, "add", 2, 6),
-  (evaluator.parallel, "gather", 1, 6),
+  (evaluator.parallel, "unshard", 1, 6),
   (command, "_best", 1, 6),
   (baseline, "mean_mesh_baseline", 1, 6),
   (command.run_report, "write", 1, 6),

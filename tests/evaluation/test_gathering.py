@@ -20,7 +20,7 @@ process = int(sys.argv[1])
 jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process)
 rows = [np.array([2]), np.array([0, 1])][process]
 errors = {"a": rows.astype(np.float32) * 10, "b": np.float32([rows, rows + 0.5]).T}
-index, joined = gathering.everywhere(rows, errors)
+index, joined = gathering.gather_examples(rows, errors)
 assert index.tolist() == [0, 1, 2], index
 assert joined["a"].tolist() == [0, 10, 20], joined
 assert joined["b"].tolist() == [[0, 0.5], [1, 1.5], [2, 2.5]], joined
@@ -29,7 +29,9 @@ print("agreed", flush=True)
 
 
 def test_one_process_has_its_examples_in_the_order_of_the_split():
-  index, tree = gathering.everywhere(np.array([3, 1]), {"a": np.array([30.0, 10.0])})
+  index, tree = gathering.gather_examples(
+    np.array([3, 1]), {"a": np.array([30.0, 10.0])}
+  )
   assert index.tolist() == [1, 3] and tree["a"].tolist() == [10.0, 30.0]
 
 

@@ -45,7 +45,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
   (batch,) = pipeline.eval_batches(source, config)
   variables = parallel.replicate(run.variables)
   done = step(variables, parallel.shard(batch))
-  vertices, cameras = parallel.gather((done.vertices, done.camera))
+  vertices, cameras = parallel.unshard((done.vertices, done.camera))
   look = predictor.make_predictor(run)
   for row, example in enumerate(source.rows):
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), 1)[..., ::-1]
@@ -64,8 +64,8 @@ def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
   done = step(parallel.replicate(run.variables), parallel.shard(batch))
-  joints_m = parallel.gather(done.regressed_joints)
-  told = parallel.gather(done.errors)["mpjpe_mm"]
+  joints_m = parallel.unshard(done.regressed_joints)
+  told = parallel.unshard(done.errors)["mpjpe_mm"]
   for row, example in enumerate(source.rows):
     true_m = example["joints_3d_m"][framing.joints.J14_FROM_J24, :3]
     ours, theirs = (x - x[[2, 3]].mean(axis=0) for x in (joints_m[row], true_m))
