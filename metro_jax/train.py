@@ -357,7 +357,7 @@ def _run(request: StopRequest) -> bool:
       raise
     # An ordinary exit waits for threads and processes that may never answer.
     command_line.tell("train", error)
-    watch.leave(1)
+    watch.exit_now(1)
   return finished
 
 

@@ -147,7 +147,7 @@ class StopRequest:
     if self._team.count > 1:
       with contextlib.suppress(RuntimeError):
         self._leave_in_order()
-    watch.leave(self._exit_code or 0)
+    watch.exit_now(self._exit_code or 0)
 
   def _leave_in_order(self) -> None:
     client, own = coordination(), f"{watch.LEFT}{self._team.index}"
@@ -205,7 +205,7 @@ class StopRequest:
       elif number in (signal.SIGTERM, signal.SIGINT) and self._heard_at:
         again = number == signal.SIGTERM
         if not again or time.monotonic() - self._heard_at > SAME_S:
-          watch.leave(128 + number)
+          watch.exit_now(128 + number)
       elif number == signal.SIGTERM:
         self._heard_at, self._asked = time.monotonic(), True
         if self._met and self._team.count == 1 and not self._held:

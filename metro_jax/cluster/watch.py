@@ -133,10 +133,10 @@ class Watch:
     )
     if self._team.is_first:
       time.sleep(2 * POLL_S)  # the others ask this process what happened
-    leave(1)
+    exit_now(1)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
   """Ends the process at once, also if threads or other processes hang."""
   sys.stdout.flush()
   sys.stderr.flush()

@@ -93,7 +93,7 @@ def test_why_a_process_ends_is_told_to_the_others(watches):
 def test_leaving_finishes_the_save_and_says_what_to_do(watches, monkeypatch, capsys):
   all_three, _ = watches
   codes, saved = [], []
-  monkeypatch.setattr(watch, "leave", codes.append)
+  monkeypatch.setattr(watch, "exit_now", codes.append)
   all_three[1]._team.before_end = lambda: saved.append(True)
   all_three[1]._leave("process 2 (b) stopped: not heard of")
   assert (codes, saved) == ([1], [True])
