@@ -157,7 +157,7 @@ def _evaluate(
     faces = network.body.faces
     drawn = examples.draw(eval_step, variables, source, rows, faces, config)
     notes += _write_worst(drawn, path.with_name(f"{split}_worst.jpg"))
-  return Outcome(done, tuple(folder.told(note) for note in notes))
+  return Outcome(done, tuple(folder.display(note) for note in notes))
 
 
 def _open(config: ConfigDict, split: str) -> Source:

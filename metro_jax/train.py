@@ -272,7 +272,7 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
   good = "there is no checkpoint yet" if last is None else f"step {last} is saved"
   batch = bad_batch.write(job.workdir, job.splits.train, job.config, error.step)
   return (
-    f"{error}; {good}; the batch is in {job.folder.told(batch)}; try a lower "
+    f"{error}; {good}; the batch is in {job.folder.display(batch)}; try a lower "
     "config.optimizer.learning_rate or config.optimizer.clip_norm"
   )
 

@@ -125,7 +125,7 @@ class RunFolder:
       raise OSError(text)
     logging.error("%s", text)
 
-  def told(self, text: str | pathlib.Path) -> str:
+  def display(self, text: str | pathlib.Path) -> str:
     """A text or path that names files under `local`, as their user finds them."""
     return str(text).replace(str(self.local), str(self.address))
 

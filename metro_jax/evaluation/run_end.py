@@ -94,4 +94,4 @@ def assess_and_report(
   facts = {"Duration since the last start": taken, **restarts.facts(run.earlier)}
   report = run_report.write(workdir, config, done, pictures, run.step, facts)
   print(done.table())
-  print(folder.told(f"\nWritten to {written} and {report}"))
+  print(folder.display(f"\nWritten to {written} and {report}"))

@@ -369,7 +369,7 @@ def test_a_local_folder_is_used_itself(tmp_path):
   with RunFolder(tmp_path / "run", fetched=["a.txt"]) as folder:
     folder.copy()
     assert folder.local == folder.address == tmp_path / "run"
-    assert folder.told(folder.local / "a") == str(tmp_path / "run" / "a")
+    assert folder.display(folder.local / "a") == str(tmp_path / "run" / "a")
   assert list(tmp_path.iterdir()) == []
 
 
