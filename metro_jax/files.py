@@ -137,7 +137,7 @@ def import_path() -> str:
 
 
 @contextlib.contextmanager
-def alone(lock: pathlib.Path, work: str) -> Iterator[None]:
+def file_lock(lock: pathlib.Path, work: str) -> Iterator[None]:
   """Holds a file that the system lets go of when this process ends, however it does.
 
   Args:

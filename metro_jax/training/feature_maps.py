@@ -49,7 +49,7 @@ def open_maps(
   root = pathlib.Path(config.data.data_dir).expanduser() / FOLDER
   folder = root / _digest(config, source, backbone)
   folder.mkdir(parents=True, exist_ok=True)
-  with files.alone(folder / "lock", f"computes {folder}"):
+  with files.file_lock(folder / "lock", f"computes {folder}"):
     return _open(folder, config, source, model, backbone)
 
 

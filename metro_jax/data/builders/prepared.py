@@ -148,7 +148,7 @@ def build(
   partial = folder.with_name(f"{VERSION}.partial")
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.alone(folder.with_name(f"{VERSION}.lock"), f"builds {folder}"):
+    with files.file_lock(folder.with_name(f"{VERSION}.lock"), f"builds {folder}"):
       fingerprint = _fingerprint(reader)
       if is_built(data_dir, name, split):
         return _expect_same(folder, fingerprint)

@@ -183,7 +183,7 @@ def build(builder: SyntheticHumans, workers: int = 0) -> None:
   folder = builder.chunk_folder
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.alone(folder.with_suffix(".lock"), f"builds {builder.final_path}"):
+    with files.file_lock(folder.with_suffix(".lock"), f"builds {builder.final_path}"):
       if _is_built(builder):
         return
       _expect_space(builder)
