@@ -38,7 +38,7 @@ from metro_jax.training import bad_batch, feature_maps, logs, optimizer
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
 from metro_jax.training.logs import RunLog
-from metro_jax.training.metric_window import NotFiniteError, Window
+from metro_jax.training.metric_window import MetricWindow, NotFiniteError
 
 FLAGS = flags.FLAGS
 LONG_LIMIT_S = 6 * 3600.0  # one process may have to prepare what the others wait for
@@ -220,7 +220,7 @@ def _loop(
 ) -> tuple[int, bool]:
   """Steps from the start to the end of the run; the last step, and whether asked to."""
   config, last, request = job.config, job.config.train.num_steps, job.request
-  state, window = parallel.replicate(start.state), Window(config.data.train)
+  state, window = parallel.replicate(start.state), MetricWindow(config.data.train)
   step, stopped = start.step, False
   if _is_pending(start, config):
     checkpoints.add_metrics(step, _validate(job, state, step, log))

@@ -62,7 +62,7 @@ def test_a_run_leaves_errors_a_report_and_checkpoints(finished):
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
   finished, data_dir, tmp_path, monkeypatch
 ):
-  add, seen = command.Window.add, []
+  add, seen = command.MetricWindow.add, []
 
   def stop_in_the_fifth_step(self, metrics):
     seen.append(metrics)
@@ -71,7 +71,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
     add(self, metrics)
 
   with monkeypatch.context() as patch:
-    patch.setattr(command.Window, "add", stop_in_the_fifth_step)
+    patch.setattr(command.MetricWindow, "add", stop_in_the_fifth_step)
     with pytest.raises(KeyboardInterrupt):
       command.train(tiny_config(data_dir), tmp_path)
   assert latest(tmp_path).step == 3

@@ -24,7 +24,7 @@ class NotFiniteError(FloatingPointError):
     super().__init__(f"step {step}: expected a finite {what}, got {value}")
 
 
-class Window:
+class MetricWindow:
   """Training metrics since the last log line, still on the devices.
 
   Args:

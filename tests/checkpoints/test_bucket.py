@@ -88,7 +88,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def interrupted(served, data_dir):
   """A run of six steps that was interrupted in its fifth and went on; its lines."""
-  add, seen = command.Window.add, []
+  add, seen = command.MetricWindow.add, []
 
   def stop_in_the_fifth_step(self, metrics):
     seen.append(metrics)
@@ -97,7 +97,7 @@ def interrupted(served, data_dir):
     add(self, metrics)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(command.Window, "add", stop_in_the_fifth_step)
+    patch.setattr(command.MetricWindow, "add", stop_in_the_fifth_step)
     with pytest.raises(KeyboardInterrupt):
       command.train(tiny_config(data_dir), RUN)
   before = served.storage.read(FOLDER + "metrics.jsonl").decode()

@@ -320,16 +320,16 @@ MOMENTS = (
   (builder, "_write_records", 1, None),
   (command.setup, "build", 1, None),
   (command.RunCheckpoints, "start", 1, None),
-  (command.Window, "add", 1, None),  # a step is in the making, none is made
-  (command.Window, "add", 2, 2),  # its validation is due
+  (command.MetricWindow, "add", 1, None),  # a step is in the making, none is made
+  (command.MetricWindow, "add", 2, 2),  # its validation is due
   (evaluator.metrics, "means", 1, 2),  # at the end of the validation that was due
   (evaluator.gathering, "gather_examples", 1, 2),
-  (command.Window, "add", 1, 2),
-  (command.Window, "add", 2, 4),
+  (command.MetricWindow, "add", 1, 2),
+  (command.MetricWindow, "add", 2, 4),
   (command.examples, "draw", 1, 4),
   (evaluator.parallel, "unshard", 2, 4),
   (command.RunCheckpoints, "add_metrics", 1, 4),
-  (command.Window, "add", 2, 6),
+  (command.MetricWindow, "add", 2, 6),
   (evaluator.parallel, "unshard", 1, 6),
   (command, "_best", 1, 6),
   (baseline, "mean_mesh_baseline", 1, 6),

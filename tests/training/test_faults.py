@@ -97,7 +97,7 @@ def test_input_that_hangs_ends_the_run_and_names_the_batch(
 def test_sigterm_saves_after_the_step_and_ends_unfinished(
   config, tmp_path, monkeypatch
 ):
-  add, steps = command.Window.add, []
+  add, steps = command.MetricWindow.add, []
 
   def ask_in_the_fourth_step(self, metrics):
     steps.append(metrics)
@@ -105,7 +105,7 @@ def test_sigterm_saves_after_the_step_and_ends_unfinished(
       os.kill(os.getpid(), signal.SIGTERM)
     add(self, metrics)
 
-  monkeypatch.setattr(command.Window, "add", ask_in_the_fourth_step)
+  monkeypatch.setattr(command.MetricWindow, "add", ask_in_the_fourth_step)
   assert command.train(config, tmp_path) is False
   assert latest(tmp_path) == 4
   assert len(steps) == 4

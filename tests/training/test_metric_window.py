@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from metro_jax.cluster import parallel
-from metro_jax.training.metric_window import NotFiniteError, Window
+from metro_jax.training.metric_window import MetricWindow, NotFiniteError
 
 
 def window_of(*rows, datasets=()):
-  window = Window(datasets)
+  window = MetricWindow(datasets)
   for row in rows:
     window.add(parallel.replicate(row))
   return window
