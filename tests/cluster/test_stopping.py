@@ -326,14 +326,14 @@ MOMENTS = (
   (evaluator.gathering, "gather_examples", 1, 2),
   (command.MetricWindow, "add", 1, 2),
   (command.MetricWindow, "add", 2, 4),
-  (command.examples, "draw", 1, 4),
+  (command.validation.examples, "draw", 1, 4),
   (evaluator.parallel, "unshard", 2, 4),
   (command.RunCheckpoints, "add_metrics", 1, 4),
   (command.MetricWindow, "add", 2, 6),
   (evaluator.parallel, "unshard", 1, 6),
-  (command, "_best", 1, 6),
+  (command.run_end, "read_best", 1, 6),
   (baseline, "mean_mesh_baseline", 1, 6),
-  (command.run_report, "write", 1, 6),
+  (command.run_end.run_report, "write", 1, 6),
 )
 
 
