@@ -67,17 +67,8 @@ def of(function: Callable[..., Any], *arguments: Any) -> list[Product]:
 
 def of_step(function: Callable[..., Any], axis: str, *arguments: Any) -> list[Product]:
   """The same for a step that uses a mapped axis: those of one device."""
-
-  def stacked(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-
-  leaves, structure = jax.tree.flatten(arguments)
-
-  def flat(leaves: list[Any]) -> list[Any]:
-    return jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
-
-  mapped = jax.pmap(flat, axis_name=axis, devices=jax.local_devices()[:1])
-  return of(mapped, [stacked(x) for x in leaves])
+  trace = jax.make_jaxpr(function, axis_env=[(axis, 1)])
+  return list(_walk(trace(*arguments).jaxpr, "", 1))
 
 
 def by_part(products: list[Product]) -> dict[str, float]:
