@@ -166,7 +166,7 @@ def _train(
 
 
 def _fit(job: Job) -> bool:
-  """The training loop, from the latest checkpoint on; whether it reached its end."""
+  """Trains from the latest checkpoint on; returns whether the run reached its end."""
   config, model = job.config, job.network.model
   adam = optimizer.make_optimizer(config)
   train_step = parallel.map_step(
@@ -218,7 +218,7 @@ def _loop(
   checkpoints: RunCheckpoints,
   log: RunLog,
 ) -> tuple[int, bool]:
-  """Steps from the start to the end of the run; the last step, and whether asked to."""
+  """Steps to the end of the run; returns the last step, and whether asked to stop."""
   config, last, request = job.config, job.config.train.num_steps, job.request
   state, window = parallel.replicate(start.state), MetricWindow(config.data.train)
   step, stopped = start.step, False
@@ -253,7 +253,7 @@ def _loop(
 
 
 def _batches(job: Job, first: int) -> Iterator[Batch]:
-  """This process's batches from step `first` + 1 on; an error if one takes too long."""
+  """Makes this process's batches from step `first` + 1 on, each in time."""
   config, split, team = job.config, job.splits.train, job.team
   here = (team.index, team.count)
   batches = pipeline.train_batches(split, config, first, *here, maps=job.maps)
@@ -265,7 +265,7 @@ def _batches(job: Job, first: int) -> Iterator[Batch]:
 
 
 def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> str:
-  """What a user can do about it; the first process keeps the batch."""
+  """Says what a user can do about it; the first process keeps the batch."""
   if not job.team.is_first:
     return str(error)
   last = checkpoints.latest()
@@ -278,7 +278,7 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
 
 
 def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
-  """The latest checkpoint's state and step, or the fresh state and 0."""
+  """Reads the latest checkpoint's state and step, or makes the fresh state and 0."""
   config, network = job.config, job.network
   fresh = states.create(
     network.model,
@@ -312,7 +312,7 @@ def _due(step: int, every: int, last: int) -> bool:
 def _validate(
   job: Job, state: states.TrainState, step: int, log: RunLog
 ) -> dict[str, float]:
-  """Errors on the validation split, logged with a few pictures.
+  """Measures the network on the validation split.
 
   Raises:
     Stopped: Between two batches, if the run was asked to stop; nothing is logged.

@@ -129,7 +129,7 @@ def _over_processes(mapped: Callable[..., Tree]) -> Callable[..., Tree]:
 
 
 def replicate(tree: Tree) -> Tree:
-  """A copy of every array on each of this process's devices, stacked.
+  """Copies every array to each of this process's devices, stacked.
 
   The copies share no memory with the originals, so they may be donated.
   """
@@ -147,7 +147,7 @@ def replicate(tree: Tree) -> Tree:
 
 
 def unreplicate(tree: Tree) -> Tree:
-  """The first device's copy of a stacked tree, as NumPy arrays of their own.
+  """Fetches the first device's copy of a stacked tree, as NumPy arrays of their own.
 
   Waits for the devices. The arrays survive the donation of the stacked ones.
   """
@@ -183,7 +183,7 @@ def shard(batch: Tree) -> Tree:
 
 
 def unshard(tree: Tree) -> Tree:
-  """The opposite of `shard`: NumPy arrays with one leading axis of examples."""
+  """Undoes `shard`: NumPy arrays with one leading axis of examples."""
 
   def join(x: jax.Array | np.ndarray) -> np.ndarray:
     x = np.asarray(x)

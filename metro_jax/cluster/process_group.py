@@ -60,13 +60,13 @@ class ProcessGroup:
     return self.index == 0
 
   def name(self, index: int) -> str:
-    """How messages call a process."""
+    """Says how messages call a process."""
     return f"process {index} ({self._hosts[index]})"
 
   def all_gather(
     self, what: str, value: Any, limit_s: float | None = None
   ) -> list[Any]:
-    """Every process's value, in order; also a barrier.
+    """Collects every process's value, in order; also a barrier.
 
     Args:
       what: What the processes do or tell, for messages.
@@ -97,7 +97,7 @@ class ProcessGroup:
   def broadcast(
     self, what: str, value: Any = None, limit_s: float | None = None
   ) -> Any:
-    """The first process's value on every process; the others' do not count."""
+    """Gives every process the first one's value; the others' do not count."""
     return self.all_gather(what, value if self.is_first else None, limit_s)[0]
 
   def barrier(self, what: str, limit_s: float | None = None) -> None:
@@ -133,7 +133,7 @@ class ProcessGroup:
       )
 
   def broadcast_arrays(self, tree: Tree) -> Tree:
-    """The first process's arrays on every process, bit for bit.
+    """Gives every process the first one's arrays, bit for bit.
 
     Args:
       tree: NumPy arrays; of the others only structure, shapes and types count.
