@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from metro_jax import train as command
-from metro_jax.data.builders.synthetic import builder, chunks
+from metro_jax.data.builders import prepared, shards
 from metro_jax.evaluation import baseline, evaluator
 from metro_jax.models import setup
 from metro_jax.training import checkpoint, stopping, team
@@ -313,8 +313,8 @@ def logged(workdir: pathlib.Path) -> list[dict]:
 # Where the request comes: the call, by its number since the start, and the last step
 # that the next start finds.
 MOMENTS = (
-  (chunks._Worker, "draw", 2, None),
-  (builder, "_write_records", 1, None),
+  (shards._Worker, "write", 2, None),
+  (prepared, "_finish", 1, None),
   (command.setup, "build", 1, None),
   (command.RunCheckpoints, "start", 1, None),
   (command.Window, "add", 1, None),  # a step is in the making, none is made

@@ -37,7 +37,15 @@ from metro_jax.data.readers.reader import Reader
 
 # Records are read alone, pictures do not shrink, and one thread costs least.
 _WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
-_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+# One thread a process, and freed memory is kept for the next picture's arrays.
+_ENVIRONMENT = {
+  "OMP_NUM_THREADS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
+  "MKL_NUM_THREADS": "1",
+  "OPENCV_FOR_THREADS_NUM": "1",
+  "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+  "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 _PLACE = struct.Struct("q")  # the row that a process reads, seen by the one that builds
 PATIENCE_S = 120.0  # for one row
 START_PATIENCE_S = 900.0  # until the first, with all imports from a slow disk
@@ -174,14 +182,17 @@ def write_all(
   waiting = collections.deque(missing)
   size = max(1, min(workers, len(missing)))
   job = pickle.dumps((reader, folder, most_refused))
-  # The pool waits for its threads, and they for the processes, so those end first.
+  # The pool waits for its threads, and they for the processes, so those end first. A
+  # thread that waits for a pipe never hears that another has closed it: pipes end last.
   with (
+    contextlib.ExitStack() as pipes,
     concurrent.futures.ThreadPoolExecutor(size) as pool,
     contextlib.ExitStack() as stack,
   ):
     futures = []
     for _ in range(size):
       worker = _Worker(job, reader, rows_read)
+      pipes.callback(worker.close)
       stack.callback(worker.stop)
       futures.append(pool.submit(_keep_busy, worker, waiting, folder, done))
     stack.callback(waiting.clear)
@@ -230,7 +241,7 @@ class _Worker:
       [sys.executable, "-m", __spec__.name, str(self._shared.fileno())],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      env=os.environ | _ONE_THREAD | {"PYTHONPATH": files.import_path()},
+      env=os.environ | _ENVIRONMENT | {"PYTHONPATH": files.import_path()},
       pass_fds=[self._shared.fileno()],
     )
     self._send(self._job)
@@ -255,7 +266,8 @@ class _Worker:
         if ended.row == suspect:
           known_bad[suspect] = str(ended)
         suspect = ended.row
-        self._close()
+        self._process.kill()
+        self.close()
         self._start()
 
   def _try(self, shard: Shard, known_bad: Mapping[int, str]) -> None:
@@ -308,10 +320,11 @@ class _Worker:
   def stop(self) -> None:
     """Ends the process, whatever it does."""
     self._stopped = True
-    self._close()
-
-  def _close(self) -> None:
     self._process.terminate()
+    self._process.wait()
+
+  def close(self) -> None:
+    """Closes what led to the process, which has ended."""
     self._process.wait()
     for pipe in (self._process.stdin, self._process.stdout):
       with contextlib.suppress(BrokenPipeError, ValueError):
