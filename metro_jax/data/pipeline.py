@@ -1,4 +1,4 @@
-"""From stored examples to batches: order, processes, reading, checking, stacking.
+"""From stored examples to batches: order, processes, reading, stacking.
 
 Everything about a training example follows from its place in one endless global
 order: its row (the split shuffled anew every epoch) and its augmentation (drawn
@@ -282,7 +282,7 @@ def _load(
   streams: Sequence[np.random.Generator] = (),
   maps: Float16[np.ndarray, "n gh gw c"] | None = None,
 ) -> Fields:
-  """Reads, checks and augments rows; any failure names the row.
+  """Reads and augments rows; any failure names the row.
 
   With `streams`, one a row, also frames and degrades them as the settings say. With
   `maps` there are no pictures to crop.
@@ -292,13 +292,10 @@ def _load(
   images = np.empty((len(rows), side, side, 3), np.uint8)
   examples: list[Example] = []
   for row in rows:
-    example = None
     try:
-      example = source[row]
-      schema.check_example(example, labels)
+      examples.append(source[row])
     except _FAULTS as error:
-      raise _named(source, row, example, error) from error
-    examples.append(example)
+      raise _named(source, row, None, error) from error
   if streams and data.passes > 1:
     drawn = zip(streams, examples, augmentations, strict=True)
     pairs = [framing.train_view(*one) for one in drawn]
