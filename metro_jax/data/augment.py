@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import joints
 from metro_jax.data import jpegs, released_crop
+from metro_jax.data.readers.fields import BOX_PX_PER_SCALE
 from metro_jax.data.schema import BODY, FLAGS, Example, LabelSet
 
 NUMBERS = 8  # random ones that an augmentation is made of
@@ -386,7 +387,7 @@ def released_box(
   degrees = float(np.rad2deg(augmentation.rotation_rad))
   return (
     example["center_px"],
-    augmentation.scale * (float(example["box_px"]) / released_crop.SCALE_PX),
+    augmentation.scale * (float(example["box_px"]) / BOX_PX_PER_SCALE),
     crop_px,
     degrees if augmentation.flip else -degrees,
     augmentation.flip,

@@ -16,7 +16,7 @@ from metro_jax.data import augment
 from metro_jax.data.boxes import Corners
 from metro_jax.data.framing import Frame
 from metro_jax.rendering.overlay import Box, whole_picture
-from metro_jax.text_files import printable
+from metro_jax.text_files import one_line, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Ours = Callable[[pathlib.Path], Callable[[str], bool]]
@@ -173,7 +173,7 @@ def _decode(data: bytes) -> tuple[np.ndarray | None, str]:
   try:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), ""
   except cv2.error as error:
-    return None, f"what OpenCV refuses: {' '.join(str(error.err).split())}"
+    return None, f"what OpenCV refuses: {one_line(error.err)}"
 
 
 def _lacks_only_end(jpeg: bytes) -> bool:

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from metro_jax.data import augment, degradation, framing, mixture, schema
 from metro_jax.data.batch import Batch
 from metro_jax.data.schema import Example, LabelSet
+from metro_jax.text_files import one_line
 
 Fields = dict[str, np.ndarray]  # of a `Batch`, of several examples
 _FAULTS = (ValueError, RuntimeError, OSError, LookupError)  # of files and examples
@@ -324,12 +325,8 @@ def _named(
   source: Source, row: int, example: Example | None, error: Exception
 ) -> ValueError:
   """An error in one line that says where."""
-  key = f" ({_text(example['key'])})" if example and "key" in example else ""
-  return ValueError(f"{source.name} row {row}{key}: {' '.join(str(error).split())}")
-
-
-def _text(key: str | bytes) -> str:
-  return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+  key = f" ({example['key']})" if example else ""
+  return ValueError(f"{source.name} row {row}{key}: {one_line(error)}")
 
 
 def _padding(count: int, crop_px: int, labels: LabelSet) -> Fields:

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
-SCALE_PX = 200.0  # a box of scale 1, as the released labels count
+from metro_jax.data.readers.fields import BOX_PX_PER_SCALE
+
 LARGEST_WINDOW_PX = 8192  # cut from the picture in float64
 
 
@@ -39,7 +40,7 @@ def affine(
   Returns:
     [A | b], float64.
   """
-  center_px, side_px = np.asarray(center_px, np.float64), SCALE_PX * scale
+  center_px, side_px = np.asarray(center_px, np.float64), BOX_PX_PER_SCALE * scale
   zoom = np.diag([crop_px / side_px] * 2 + [1.0])
   zoom[:2, 2] = crop_px * (-center_px / side_px + 0.5)
   if rotation_deg == 0:
@@ -142,7 +143,7 @@ def _corners(
   if not (size.min() >= 1 and size.max() <= LARGEST_WINDOW_PX):
     raise ValueError(
       f"box: expected a side of 1 to {LARGEST_WINDOW_PX} whole pixels, got "
-      f"{size[0]:g} x {size[1]:g} for a box of {SCALE_PX * scale:g}"
+      f"{size[0]:g} x {size[1]:g} for a box of {BOX_PX_PER_SCALE * scale:g}"
     )
   return start.astype(int), stop.astype(int)
 

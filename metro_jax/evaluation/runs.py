@@ -12,6 +12,7 @@ from metro_jax import config as base
 from metro_jax import files
 from metro_jax.evaluation import embedded, protocols
 from metro_jax.models import setup
+from metro_jax.text_files import one_line
 from metro_jax.training import checkpoint, orbax_folder, patience, state
 
 CONFIG_FILE = "config.json"
@@ -105,7 +106,7 @@ def _with_settings(
     for key, value in settings.items():
       _set(config, key, value)
   except (AttributeError, KeyError, TypeError) as error:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     raise ValueError(f"{where}: expected keys of the base config, {reason}") from error
   base.validate(config)
   return config

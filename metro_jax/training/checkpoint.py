@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
+from metro_jax.text_files import one_line
 from metro_jax.training import manifest, orbax_folder, patience
 from metro_jax.training.manifest import ArchitectureError as ArchitectureError
 from metro_jax.training.orbax_folder import Folder, Restored
@@ -378,7 +379,7 @@ def _expect_space(folder: Folder, size: int) -> None:
 
 
 def _cannot_write(folder: str | Folder, error: Exception) -> str:
-  reason = " ".join(str(error).split())[:200]
+  reason = one_line(error)
   if "No space left on device" in str(error):
     reason = "disk full"
   return f"checkpoints in {folder}: cannot write ({reason})"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 
+from metro_jax.text_files import one_line
 from metro_jax.training import roll_call
 from metro_jax.training.team import Team
 
@@ -112,7 +113,7 @@ def join(place: Place, limit_s: float = 300.0) -> Team:
       heartbeat_timeout_seconds=HEARTBEAT_S,
     )
   except (RuntimeError, ValueError, OSError) as error:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)
     raise ValueError(
       f"{place.source}: cannot connect the processes: {reason}; METRO_PROCESSES=1 runs "
       "this one alone"

@@ -28,7 +28,7 @@ from metro_jax.data import schema
 from metro_jax.data.builders import records, shards
 from metro_jax.data.builders.shards import Report, Shard
 from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
-from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
+from metro_jax.data.builders.split_source import REMEDY, SplitSource
 from metro_jax.data.readers.formats import expect_local
 from metro_jax.data.readers.reader import Reader
 from metro_jax.text_files import one_line
@@ -104,7 +104,7 @@ def open_split(
     labels = records.labels_of(builder.info.features.shape)
     stored = next(iter(builder.info.splits))
   except Exception as error:  # whatever a damaged description does
-    raise ValueError(f"{where}: {first_line(error)}; {REMEDY}") from error
+    raise ValueError(f"{where}: {one_line(error)}; {REMEDY}") from error
   if labels is None:
     raise ValueError(f"{where}: expected labels of bodies or hands; {REMEDY}")
   return SplitSource(
@@ -220,7 +220,7 @@ def _expect_same(folder: pathlib.Path, fingerprint: str) -> Summary:
   try:
     summary = _read_summary(folder)
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{folder}: {first_line(error)}; {REMEDY}") from error
+    raise ValueError(f"{folder}: {one_line(error)}; {REMEDY}") from error
   if summary.fingerprint != fingerprint:
     raise ValueError(
       f"{folder}: holds a dataset of other or older files ({summary.source}); "

@@ -11,6 +11,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from metro_jax.data import schema
 from metro_jax.data.schema import Example, LabelSet
+from metro_jax.text_files import one_line
 
 REMEDY = "delete the folder to build it again"
 
@@ -55,7 +56,7 @@ class SplitSource:
       self._records = builder.as_data_source(split, deserialize_method=raw)
       self._length = len(self._records)
     except Exception as error:  # readers raise what they like on damaged files
-      raise ValueError(f"{where}: {first_line(error)}; {REMEDY}") from error
+      raise ValueError(f"{where}: {one_line(error)}; {REMEDY}") from error
     if self._length != rows:
       raise ValueError(f"{where}: expected {rows} rows, got {self._length}; {REMEDY}")
     starts = itertools.accumulate(lengths, initial=0)
@@ -87,7 +88,7 @@ class SplitSource:
       return parse(self._records[row], self.labels)
     except Exception as error:  # readers raise what they like on damaged bytes
       raise ValueError(
-        f"{self._where}, row {row}: damaged record ({first_line(error)}); {REMEDY}"
+        f"{self._where}, row {row}: damaged record ({one_line(error)}); {REMEDY}"
       ) from error
 
   def __repr__(self) -> str:
@@ -139,8 +140,3 @@ def parse(message: bytes, labels: LabelSet) -> Example:
     gender=np.int32(only("gender", 0)),
     group=only("group", b"").decode(),
   )
-
-
-def first_line(error: Exception) -> str:
-  """What an error says, in one line."""
-  return (str(error) or type(error).__name__).splitlines()[0]

@@ -33,7 +33,7 @@ from metro_jax.data.readers.tsv_file import (
   read_lines_alone,
 )
 from metro_jax.data.schema import Example, LabelSet
-from metro_jax.text_files import short
+from metro_jax.text_files import one_line, short
 
 _IMAGE_ENDING = ".img.tsv"
 _TRIED_ROWS = 1000  # to learn whether bodies or hands are labelled
@@ -104,7 +104,7 @@ def read_yaml(path: pathlib.Path, others: Sequence[pathlib.Path] = ()) -> Files:
   try:
     found = yaml.safe_load(text)
   except (yaml.YAMLError, RecursionError) as error:
-    raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    raise ValueError(f"{path}: not YAML: {one_line(error)}") from error
   if not isinstance(found, dict):
     raise ValueError(f"{path}: expected keys and values, got {type(found).__name__}")
   composite = bool(found.get("composite", False))
