@@ -41,8 +41,8 @@ from metro_jax.evaluation import (
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.training import bucket, parallel, processes
 from metro_jax.text_files import one_line
+from metro_jax.training import bucket, parallel, processes
 from metro_jax.training import step as steps
 from metro_jax.training.bucket import RunFolder
 
