@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from metro_jax.benchmarking import pictures, timing
 from metro_jax.benchmarking.timing import Timing
+from metro_jax.cluster import parallel
 from metro_jax.models import metro
 from metro_jax.models.setup import Network
 from metro_jax.planning import products
-from metro_jax.training import losses, optimizer, parallel, state
+from metro_jax.training import losses, optimizer, state
 from metro_jax.training import step as steps
 
 Tree = Any  # a pytree of arrays

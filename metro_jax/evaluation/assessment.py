@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from metro_jax import files
+from metro_jax.checkpoints import origin
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import (
@@ -57,7 +58,7 @@ def assess(
   workdir: pathlib.Path,
   split: str,
   views: Views | None = None,
-  training: protocols.Training | None = None,
+  training: origin.Training | None = None,
   watch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Assessment:
   """Evaluates the network and the mean mesh; keeps the mean mesh in the workdir.

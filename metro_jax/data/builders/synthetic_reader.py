@@ -20,10 +20,6 @@ from metro_jax.rendering import rasterizer
 
 # The code that an example follows from, beside that of the folder synthetic/.
 _DRAWING = (rasterizer, body_model, rotations, camera, joints)
-_NOT_DRAWING = (
-  "build_",
-  "__init__",
-)  # how names of files there begin that draw nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +84,7 @@ def open_reader(config: ConfigDict, split: str) -> SyntheticReader:
 def drawing_files() -> list[pathlib.Path]:
   """Lists the code and assets that a dataset's name tells apart."""
   folder = pathlib.Path(scene.__file__).parent
-  own = [p for p in sorted(folder.glob("*.py")) if not p.name.startswith(_NOT_DRAWING)]
+  own = sorted(folder.glob("[!_]*.py"))
   shared = [pathlib.Path(str(module.__file__)) for module in _DRAWING]
   return own + sorted(folder.glob("assets/*.npz")) + shared
 
