@@ -25,6 +25,8 @@ NOT_TRAINED = (
   "data.data_dir",
   "body.assets_dir",
 )
+# Settings of older runs that are none any more: they follow from others.
+GONE = ("data.prefetch", "loss.root")
 
 
 class Run(NamedTuple):
@@ -74,6 +76,7 @@ def load_config(
     raise ValueError(
       f"{path}: expected a config, {patience.describe(error)}"
     ) from error
+  stored = {key: value for key, value in stored.items() if key not in GONE}
   return _with_settings(base.get_config(), {**stored, **(overrides or {})}, str(path))
 
 
@@ -106,8 +109,9 @@ def _with_settings(
     for key, value in settings.items():
       _set(config, key, value)
   except (AttributeError, KeyError, TypeError) as error:
-    reason = one_line(error)
-    raise ValueError(f"{where}: expected keys of the base config, {reason}") from error
+    raise ValueError(
+      f"{where}: expected keys of the base config, {one_line(error)}"
+    ) from error
   base.validate(config)
   return config
 
