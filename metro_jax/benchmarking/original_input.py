@@ -75,7 +75,7 @@ def batch(
 def _picture(jpeg: bytes, box: tuple[Any, ...], gain: np.ndarray) -> np.ndarray:
   encoded = np.frombuffer(jpeg, np.uint8)
   image = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-  crop = released_crop.crop(image, *box)
+  crop = released_crop.cut_out(image, *box)
   for channel in range(3):
     coloured = crop[:, :, channel] * gain[channel]
     crop[:, :, channel] = np.minimum(255.0, np.maximum(0.0, coloured))

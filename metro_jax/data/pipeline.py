@@ -11,6 +11,7 @@ A thread takes several neighbouring places at a time, since handing work over an
 calling NumPy for each would cost as much as a tenth of the pictures.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -269,9 +270,7 @@ class _Framed:
 
   def __getitem__(self, row: int) -> Example:
     frame = self._frames[row]
-    center_px = frame.center_px.astype(np.float32)
-    box = {"center_px": center_px, "box_px": np.float32(frame.side_px)}
-    return {**self._source[row], **box}
+    return framing.with_box(self._source[row], frame.center_px, frame.side_px)
 
 
 def _load(
@@ -299,22 +298,24 @@ def _load(
       raise _named(source, row, None, error) from error
   if streams and data.passes > 1:
     drawn = zip(streams, examples, augmentations, strict=True)
-    pairs = [framing.train_view(*one) for one in drawn]
-    examples, augmentations = ([*part] for part in zip(*pairs, strict=True))
-  affines = augment.crop_affines(examples, augmentations, crop_px)
+    framed = [framing.train_view(*one) for one in drawn]
+    examples, augmentations = ([*part] for part in zip(*framed, strict=True))
+  pairs = zip(examples, augmentations, strict=True)
+  crops = [augment.crop_of(*pair, crop_px) for pair in pairs]
+  arithmetic = augment.ARITHMETICS[data.crop]
   for n, example in enumerate(examples if maps is None else ()):
     try:
-      augment.crop_example(example, augmentations[n], affines[n], images[n], data.crop)
+      (images[n],) = arithmetic.views(example["image"], crops[n : n + 1])
     except _FAULTS as error:
       raise _named(source, rows[n], example, error) from error
-  labelled = (affines, crop_px, data.crop, labels)
-  fields = augment.move_labels(examples, augmentations, *labelled)
+  fields = augment.move_labels(examples, crops, arithmetic, labels)
   if streams and data.augment.degradation and maps is None:
     seen, strength = fields["joints_2d"][..., :2], data.augment.degradation
     for n, stream in enumerate(streams):
       images[n] = degradation.degrade(stream, images[n], seen[n], strength)
   return fields | {
     "image": images if maps is None else maps,
+    "color_gain": np.array([change.color_gain for change in augmentations]),
     "valid": np.ones(len(rows), np.bool_),
     "index": np.array(rows, np.int32),
     "dataset": np.array([mixture.part(source, row) for row in rows], np.int32),
@@ -373,6 +374,11 @@ def _share(
   return _Share(process_index * local, local, global_batch)
 
 
+def read_threads(data: ConfigDict) -> int:
+  """Says how many threads read: as `data.read_threads` says, or one a core."""
+  return data.read_threads or len(os.sched_getaffinity(0))
+
+
 def _batches(
   load: Callable[[range], Fields],
   share: _Share,
@@ -383,7 +389,8 @@ def _batches(
 ) -> Iterator[Batch]:
   """Reads ahead in threads, in order, and joins; a batch in so many parts, or 0."""
   cv2.setNumThreads(0)  # the reading threads are the parallelism
-  most = max(1, min(_TOGETHER, data.prefetch // data.read_threads))
+  threads = read_threads(data)
+  most = max(1, min(_TOGETHER, data.prefetch_batches * share.size // threads))
   if not parts:
     parts = share.size // next(n for n in range(most, 0, -1) if share.size % n == 0)
   together = share.size // parts
@@ -396,8 +403,7 @@ def _batches(
   end = sys.maxsize if end_step is None else end_step * parts
   numbers = grain.MapDataset.range(start_step * parts, end)
   options = grain.ReadOptions(
-    num_threads=data.read_threads,
-    prefetch_buffer_size=max(1, data.prefetch // together),
+    num_threads=threads, prefetch_buffer_size=data.prefetch_batches * parts
   )
   loaded = numbers.map(load_part).to_iter_dataset(options)
   return iter(loaded.batch(parts, batch_fn=lambda fields: Batch(**_joined(fields))))

@@ -141,6 +141,11 @@ def _floats(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
   return found
 
 
+def flags(example: Mapping[str, Any]) -> dict[str, bool]:
+  """Returns which labels an example has, by flag."""
+  return {name: bool(example[name]) for name in FLAGS}
+
+
 def check_example(example: Mapping[str, Any], labels: LabelSet = BODY) -> None:
   """Checks that an example holds what `Example` says, except for its pixels.
 

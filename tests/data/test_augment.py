@@ -1,5 +1,8 @@
 """Crops, scales, turns and mirrors, and the labels that go with them."""
 
+import pathlib
+import runpy
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +10,11 @@ import pytest
 from metro_jax import config as base
 from metro_jax.body import camera, humanoid, joints
 from metro_jax.body.body_model import pose_body, regress_joints
-from metro_jax.data import augment
-from metro_jax.rendering import rasterizer
+from metro_jax.data import augment, exact_crop, jpegs
+from metro_jax.data.exact_crop import Crop
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+rasterize = runpy.run_path(str(FIXTURES / "rasterized.py"))["rasterize"]
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 QUARTER = np.pi / 2
@@ -122,14 +128,13 @@ def test_switching_one_change_off_leaves_the_others_as_they_were():
 )
 def test_crop_affine_by_hand(change, from_px, to_px):
   center = np.array([100.0, 60.0], np.float32)
-  affine = augment.crop_affine(center, np.float32(80), change, 40)
-  np.testing.assert_allclose(affine @ [*from_px, 1.0], to_px, atol=1e-12)
+  crop = augment.crop_of(example(center_px=center, box_px=np.float32(80)), change, 40)
+  np.testing.assert_allclose(crop.affine() @ [*from_px, 1.0], to_px, atol=1e-12)
 
 
 def test_crop_of_the_whole_picture_is_the_picture():
   image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-  affine = augment.crop_affine(np.array([32.0, 32.0]), 64.0, augment.identity(), 64)
-  np.testing.assert_array_equal(augment.crop(image, affine, 64), image)
+  np.testing.assert_array_equal(exact_crop.warp(image, Crop([32, 32], 64, 64)), image)
 
 
 def bilinear(image, affine, crop_px):
@@ -152,13 +157,11 @@ def bilinear(image, affine, crop_px):
 @pytest.mark.parametrize("flip", [False, True])
 def test_crop_samples_bilinearly_at_pixel_centres(flip):
   image = np.random.default_rng(0).integers(0, 256, (90, 110, 3), dtype=np.uint8)
-  change = augmentation(1.1, 0.4, flip)
-  center = np.array([71.3, 33.8])
-  affine = augment.crop_affine(center, 83.7, change, 64)
-  ours = augment.crop(image, affine, 64).astype(float)
+  crop = Crop([71.3, 33.8], 83.7, 64, 1.1, 0.4, flip)
+  ours = exact_crop.warp(image, crop).astype(float)
   # Half a grey level is rounding; OpenCV 4 also rounds places to 1/32 pixel.
   allowed = 0.51 if int(cv2.__version__[0]) >= 5 else 16
-  assert np.abs(ours - bilinear(image, affine, 64)).max() < allowed
+  assert np.abs(ours - bilinear(image, crop.affine(), 64)).max() < allowed
 
 
 @pytest.mark.parametrize("size", [400, 403])
@@ -166,13 +169,8 @@ def test_a_small_crop_averages_fine_patterns_away(size):
   row, column = np.mgrid[:size, :size]
   stripes = np.where((column + row) % 2, 255, 0).astype(np.uint8)
   image = np.repeat(stripes[..., None], 3, axis=-1)
-  affine = augment.crop_affine(
-    np.array([size / 2, size / 2]), size * 0.9, augment.identity(), 40
-  )
-  for small in (
-    augment.crop(image, affine, 40),
-    augment.crop_jpeg(jpeg(image), affine, 40)[..., :3],
-  ):
+  crop = Crop([size / 2, size / 2], size * 0.9, 40)
+  for small in (exact_crop.warp(image, crop), *exact_crop.views(jpeg(image), [crop])):
     assert np.abs(small.astype(int) - 127).max() < 16
 
 
@@ -305,10 +303,11 @@ def test_labels_of_several_examples_move_as_each_alone():
     augmentation(),
     augmentation(1.0, 0.0, True),
   ]
-  for arithmetic in ("exact", "released"):
-    affines = augment.crop_affines(several, changes, 64)
-    together = augment.move_labels(several, changes, affines, 64, arithmetic)
-    for n, (one, change) in enumerate(zip(several, changes, strict=True)):
+  pairs = list(zip(several, changes, strict=True))
+  for arithmetic, way in augment.ARITHMETICS.items():
+    crops = [augment.crop_of(*pair, 64) for pair in pairs]
+    together = augment.move_labels(several, crops, way)
+    for n, (one, change) in enumerate(pairs):
       alone = augment.apply(one, change, 64, arithmetic)
       for name, values in together.items():
         np.testing.assert_array_equal(values[n], alone[name])
@@ -340,7 +339,7 @@ def test_colours_are_left_to_the_device():
 def test_decoded_pictures_are_red_green_blue():
   image = np.zeros((16, 16, 3), np.uint8)
   image[..., 0] = 200
-  red, green, blue = augment.decode(jpeg(image))[8, 8].astype(int)
+  red, green, blue = jpegs.rgb(jpeg(image))[8, 8].astype(int)
   assert abs(red - 200) < 4 and green < 4 and blue < 4
 
 
@@ -348,7 +347,7 @@ def test_decoded_pictures_are_red_green_blue():
 def test_an_unreadable_picture_is_named_as_such(damage):
   cut = jpeg(spots([(20, 20)], 64, 9))[:400]
   with pytest.raises(ValueError, match="image: expected a whole JPEG, got"):
-    augment.decode(cut if damage is None else damage)
+    jpegs.rgb(cut if damage is None else damage)
 
 
 def test_extreme_boxes_neither_crash_nor_hang():
@@ -386,7 +385,7 @@ def person(body, seed):
     )
 
   drawn = np.concatenate([to_pixels(vertices[0]), vertices[0][:, 2:]], axis=1)
-  mask = rasterizer.rasterize(drawn, body.faces, IMAGE_PX, IMAGE_PX).face >= 0
+  mask = rasterize(drawn, body.faces, IMAGE_PX, IMAGE_PX).face >= 0
   ones = np.ones((24, 1), np.float32)
   return example(
     image=jpeg(np.repeat(np.where(mask, 255, 0).astype(np.uint8)[..., None], 3, -1)),
@@ -448,6 +447,6 @@ def test_augmented_labels_pose_the_body_that_the_augmented_picture_shows(
   # ... and covers the person in the crop.
   pixels = (camera.weak_perspective(vertices[0], view) + 1) / 2 * crop_px
   drawn = np.concatenate([pixels, vertices[0][:, 2:]], axis=1)
-  mask = rasterizer.rasterize(drawn, body.faces, crop_px, crop_px).face >= 0
+  mask = rasterize(drawn, body.faces, crop_px, crop_px).face >= 0
   assert mask.mean() > 0.03
   assert silhouettes_differ(mask, fields["image"][..., 0] > 127) <= 2

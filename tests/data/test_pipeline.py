@@ -58,7 +58,6 @@ def make_config(batch_size=6, threads=2, seed=0):
   config.seed = seed
   config.data.image_px = IMAGE_PX
   config.data.read_threads = threads
-  config.data.prefetch = 8
   config.train.batch_size = batch_size
   config.eval.batch_size = batch_size
   return config
@@ -174,7 +173,7 @@ def test_starting_at_a_step_continues_the_uninterrupted_run(step):
 def test_starting_late_reads_nothing_before():
   source = Source(10)
   train(source, 1, start_step=100_000)
-  assert source.reads <= 6 + 8  # a batch and the examples read ahead
+  assert source.reads <= 6 + 12  # a batch and the two read ahead
 
 
 def test_a_run_that_ends_reads_no_further():
@@ -186,10 +185,10 @@ def test_a_run_that_ends_reads_no_further():
   assert source.reads == 2 * 6
 
 
-@pytest.mark.parametrize(("batch_size", "prefetch"), [(6, 1), (7, 5), (6, 480)])
-def test_how_many_examples_a_thread_takes_changes_nothing(batch_size, prefetch):
+@pytest.mark.parametrize(("batch_size", "threads"), [(6, 12), (7, 4), (6, 1), (6, 0)])
+def test_how_many_examples_a_thread_takes_changes_nothing(batch_size, threads):
   config, source = make_config(batch_size), Source(10)
-  config.data.prefetch = prefetch
+  config.data.read_threads = threads
   for kind in (train, evaluate):
     size = (3,) if kind is train else ()
     ours = kind(source, *size, config=config)

@@ -40,15 +40,15 @@ def writer(labels: LabelSet) -> Callable[[Example], bytes]:
   genders = [_integer("gender", i) for i in range(len(schema.GENDERS))]
 
   def write(example: Example) -> bytes:
+    values: Mapping[str, Any] = example
     parts = [genders[int(example["gender"])]]
-    for name in ("key", "image", "group"):
-      value = example[name]
-      content = value if name == "image" else value.encode()
+    texts = {name: values[name].encode() for name in _TEXTS}
+    for name, content in {"image": example["image"], **texts}.items():
       parts += (_head(name, _BYTES, len(content)), content)
     for name, choices in flags.items():
-      parts.append(choices[bool(example[name])])
+      parts.append(choices[bool(values[name])])
     for name, head in heads.items():
-      parts += (head, np.asarray(example[name], _FLOAT).tobytes())
+      parts += (head, np.asarray(values[name], _FLOAT).tobytes())
     return b"".join((_tag(1, sum(map(len, parts))), *parts))
 
   return write

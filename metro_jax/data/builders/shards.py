@@ -120,10 +120,11 @@ def write_shard(
     TooManyRefused: If more are.
     OSError: If writing fails.
   """
-  labelled, refused = dict.fromkeys(schema.FLAGS, 0), []
+  labelled = dict.fromkeys(schema.FLAGS, 0)
+  refused: list[Refused] = []
   with files.replacing(folder / shard.file_name) as partial:
     with contextlib.closing(ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as out:
-      for example, record in valid_rows.sound_rows(
+      for example, record in valid_rows.valid_rows(
         reader,
         range(shard.first, shard.end),
         known_bad,
@@ -132,8 +133,8 @@ def write_shard(
         most_refused,
       ):
         out.write(record)
-        for name in schema.FLAGS:
-          labelled[name] += bool(example[name])
+        for name, known in schema.flags(example).items():
+          labelled[name] += known
     size = _synced_size(partial)
   kept = shard.end - shard.first - len(refused)
   report = Report(kept, size, labelled, refused)._asdict()
@@ -244,12 +245,15 @@ class _Worker:
       env=os.environ | _ENVIRONMENT | {"PYTHONPATH": files.import_path()},
       pass_fds=[self._shared.fileno()],
     )
+    if self._process.stdin is None or self._process.stdout is None:
+      raise RuntimeError("expected pipes to a reading process, got none")
+    self._input, self._output = self._process.stdin, self._process.stdout
     self._send(self._job)
 
   def _send(self, content: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write(content)
-      self._process.stdin.flush()
+      self._input.write(content)
+      self._input.flush()
 
   def write(self, shard: Shard) -> None:
     """Waits until the shard is written."""
@@ -294,7 +298,7 @@ class _Worker:
     counted, last = shard.first, shard.first - 1
     since = time.monotonic()
     with selectors.DefaultSelector() as selector:
-      selector.register(self._process.stdout, selectors.EVENT_READ)
+      selector.register(self._output, selectors.EVENT_READ)
       while not selector.select(timeout=0.2):
         row = self._row()
         if row != last:
@@ -312,7 +316,7 @@ class _Worker:
               "got one that hangs in its imports or at the data's files"
             )
           raise _Ended(row, f"reading it took over {PATIENCE_S:g} s twice")
-    line = self._process.stdout.readline()
+    line = self._output.readline()
     end = shard.end if line else shard.first
     self._rows_read(end - counted)
     return line
@@ -326,7 +330,7 @@ class _Worker:
   def close(self) -> None:
     """Closes what led to the process, which has ended."""
     self._process.wait()
-    for pipe in (self._process.stdin, self._process.stdout):
+    for pipe in (self._input, self._output):
       with contextlib.suppress(BrokenPipeError, ValueError):
         pipe.close()
     self._shared.close()

@@ -128,7 +128,7 @@ def parse(message: bytes, labels: LabelSet) -> Example:
     key=only("key").decode(),
     image=only("image"),
     center_px=floats("center_px"),
-    box_px=floats("box_px")[()],
+    box_px=np.float32(floats("box_px")),
     joints_2d_px=floats("joints_2d_px"),
     joints_3d_m=floats("joints_3d_m"),
     pose=floats("pose"),

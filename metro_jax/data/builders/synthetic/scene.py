@@ -146,12 +146,7 @@ def draw_example(
   picture = draw_picture(rng, stage, person, view, settings)
   quality = int(rng.integers(80, 96))
   ones = np.ones((len(joints_px), 1), np.float32)
-  labels = {
-    "joints_3d_m": np.concatenate([person.joints_m, ones], axis=1),
-    "pose": person.pose,
-    "shape": person.shape,
-    "camera": view.camera,
-  }
+  joints_3d_m = np.concatenate([person.joints_m, ones], axis=1)
   return schema.make_example(
     schema.BODY,
     f"{split}/{index}",
@@ -159,7 +154,10 @@ def draw_example(
     view.center_px,
     view.box_px,
     joints_2d_px=np.concatenate([joints_px, ones], axis=1),
-    **({} if only_2d else labels),
+    joints_3d_m=None if only_2d else joints_3d_m,
+    pose=None if only_2d else person.pose,
+    shape=None if only_2d else person.shape,
+    camera=None if only_2d else view.camera,
   )
 
 
@@ -246,11 +244,12 @@ def draw_picture(
   """Dresses the person and draws background, person and what stands in front."""
   side = settings.image_px
   outfit = appearance.sample_outfit(rng, settings.wardrobe)
+  light: lighting.Light
   if settings.scenery == "panoramas":
     place = panoramas.load()[rng.integers(len(panoramas.load()))]
-    light = lighting.sample_sky(rng, place, person.to_camera)
+    light = sky = lighting.sample_sky(rng, place, person.to_camera)
     width = lenses.half_width(view.pinhole, float(view.box_px), side)
-    picture = backdrop.draw_place(rng, light, width, side, settings.clutter)
+    picture = backdrop.draw_place(rng, sky, width, side, settings.clutter)
     _shadow_ground(picture, person, view)
   else:
     light = appearance.sample_light(rng)
