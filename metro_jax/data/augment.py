@@ -103,37 +103,6 @@ def sample(drawn: Float[np.ndarray, "n 8"], config: ConfigDict) -> list[Augmenta
   return made
 
 
-def apply(
-  example: Example,
-  augmentation: Augmentation,
-  crop_px: int,
-  arithmetic: str = "exact",
-  labels: LabelSet = BODY,
-) -> dict[str, Any]:
-  """Crops one example's picture and moves its labels with it.
-
-  Args:
-    example: As stored; a valid one.
-    augmentation: What to do to it.
-    crop_px: Side of the square crop.
-    arithmetic: A key of `ARITHMETICS`.
-    labels: As for `move_labels`.
-
-  Returns:
-    The fields of one example of `Batch`, except `valid`, `index` and `dataset`.
-
-  Raises:
-    ValueError: If the picture cannot be decoded.
-  """
-  crop, way = crop_of(example, augmentation, crop_px), ARITHMETICS[arithmetic]
-  moved = move_labels([example], [crop], way, labels)
-  return {
-    "image": way.views(example["image"], [crop])[0],
-    "color_gain": augmentation.color_gain,
-    **{name: values[0] for name, values in moved.items()},
-  }
-
-
 def crop_of(example: Example, augmentation: Augmentation, crop_px: int) -> Crop:
   """Places an example's crop: its box, enlarged, mirrored and turned."""
   change = (augmentation.scale, augmentation.rotation_rad, augmentation.flip)
@@ -169,7 +138,7 @@ def move_labels(
   planes = np.array([crop.plane() for crop in crops])
   joints_3d[..., :2] = joints_3d[..., :2] @ planes.transpose(0, 2, 1)
   flips = np.array([crop.flip for crop in crops])
-  pose = _augment_poses(_stacked(examples, "pose"), crops, labels)
+  pose = augment_poses(_stacked(examples, "pose"), crops, labels)
   has_mesh = known["has_mesh"][:, None]
   return {
     "joints_2d": _finish(joints_2d, flips, known["has_joints_2d"], labels),
@@ -181,27 +150,22 @@ def move_labels(
   }
 
 
-def augment_pose(
-  pose: Float[np.ndarray, " p"], augmentation: Augmentation, labels: LabelSet = BODY
-) -> Float[np.ndarray, " p"]:
-  """Mirrors a pose and turns its root.
+def augment_poses(
+  poses: Float[np.ndarray, "n p"],
+  changes: Sequence[Augmentation | Crop],
+  labels: LabelSet,
+) -> Float[np.ndarray, "n p"]:
+  """Mirrors poses and turns their roots.
 
   A mirror F at the plane x = 0 turns a rotation R into F R F, whose axis-angle is
   (x, -y, -z), and swaps left and right joints. The root becomes Rz R_root.
 
   Args:
-    pose: Axis-angle of every joint, radians; the root turns into the camera frame.
-    augmentation: Mirror and turn.
-    labels: Of a body or a hand.
+    poses: Axis-angle of every joint, radians; the root turns into the camera frame.
+      Written into.
+    changes: Mirror and turn of each.
+    labels: Of bodies or hands.
   """
-  return _augment_poses(np.array(pose[None], np.float64), [augmentation], labels)[0]
-
-
-def _augment_poses(
-  poses: Float[np.ndarray, "n p"],
-  changes: Sequence[Augmentation | Crop],
-  labels: LabelSet,
-) -> Float[np.ndarray, "n p"]:
   turns = poses.reshape(len(poses), len(labels.tree), 3)
   flips = [n for n, change in enumerate(changes) if change.flip]
   if flips:

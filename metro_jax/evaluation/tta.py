@@ -166,13 +166,13 @@ def crops(
   crop_px: int,
   arithmetic: str = "exact",
 ) -> UInt8[np.ndarray, "k crop_px crop_px 3"]:
-  """The crops that `augment.apply` makes of an example, decoded once.
+  """Makes an example's crops as training does, decoded once.
 
   Args:
     example: As stored.
     augmentations: The views.
     crop_px: Side of a crop.
-    arithmetic: As for `augment.apply`.
+    arithmetic: A key of `augment.ARITHMETICS`.
   """
   seen = [augment.crop_of(example, change, crop_px) for change in augmentations]
   made = augment.ARITHMETICS[arithmetic].views(example["image"], seen)

@@ -12,6 +12,7 @@ from metro_jax.body import camera, humanoid, joints
 from metro_jax.body.body_model import pose_body, regress_joints
 from metro_jax.data import augment, exact_crop, jpegs
 from metro_jax.data.exact_crop import Crop
+from tests.fixtures.augmented import apply, augment_pose
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 rasterize = runpy.run_path(str(FIXTURES / "rasterized.py"))["rasterize"]
@@ -199,7 +200,7 @@ def test_a_drawn_joint_is_where_its_label_says(size_px, crop_px, change):
   points = np.zeros((24, 3), np.float32)
   left, right = joints.J24.index("L_Wrist"), joints.J24.index("R_Wrist")
   points[left] = [*where, 1.0]
-  fields = augment.apply(
+  fields = apply(
     example(
       image=jpeg(spots([where], size_px, size_px / 40)),
       center_px=np.full(2, size_px / 2, np.float32),
@@ -219,7 +220,7 @@ def test_a_drawn_joint_is_where_its_label_says(size_px, crop_px, change):
 
 def test_identity_keeps_every_label():
   given = example()
-  fields = augment.apply(given, augment.identity(), 64)
+  fields = apply(given, augment.identity(), 64)
   box = (given["joints_2d_px"][:, :2] - [50.0, 40.0]) / 40.0
   np.testing.assert_allclose(fields["joints_2d"][:, :2], box, atol=1e-6)
   for name in ("joints_3d_m", "pose", "shape"):
@@ -229,9 +230,9 @@ def test_identity_keeps_every_label():
 
 def test_mirroring_twice_gives_the_labels_back():
   given = example()
-  once = augment.apply(given, augmentation(flip=True), 64)
+  once = apply(given, augmentation(flip=True), 64)
   assert not np.allclose(once["pose"], given["pose"])
-  again = augment.apply(
+  again = apply(
     given | {name: once[name] for name in ("joints_3d_m", "pose")},
     augmentation(flip=True),
     64,
@@ -242,7 +243,7 @@ def test_mirroring_twice_gives_the_labels_back():
 
 def test_3d_joints_turn_right_to_down_after_the_mirror():
   given = example()
-  fields = augment.apply(given, augmentation(rotation_rad=QUARTER, flip=True), 64)
+  fields = apply(given, augmentation(rotation_rad=QUARTER, flip=True), 64)
   left, right = joints.J24.index("L_Knee"), joints.J24.index("R_Knee")
   x, y, z, confidence = given["joints_3d_m"][right]
   # Mirrored (-x, y), then a quarter turn (a, b) -> (-b, a).
@@ -253,7 +254,7 @@ def test_3d_joints_turn_right_to_down_after_the_mirror():
 
 def test_mirrored_pose_conjugates_every_rotation_by_the_mirror():
   given = example()
-  turned = augment.augment_pose(given["pose"], augmentation(flip=True)).reshape(24, 3)
+  turned = augment_pose(given["pose"], augmentation(flip=True)).reshape(24, 3)
   original = given["pose"].reshape(24, 3).astype(float)
   for ours, theirs in (("L_Elbow", "R_Elbow"), ("R_Hip", "L_Hip"), ("Spine2",) * 2):
     expected = MIRROR @ matrix(original[joints.SMPL24.index(theirs)]) @ MIRROR
@@ -277,7 +278,7 @@ def test_only_the_root_turns_with_the_picture(root, angle):
   """Half turns included: they are what stands a body upright."""
   pose = example()["pose"].astype(float)
   pose[:3] = root
-  turned = augment.augment_pose(pose, augmentation(rotation_rad=angle))
+  turned = augment_pose(pose, augmentation(rotation_rad=angle))
   in_plane = matrix(np.array([0.0, 0.0, angle]))
   np.testing.assert_allclose(
     matrix(turned[:3]), in_plane @ matrix(np.array(root)), atol=1e-12
@@ -308,7 +309,7 @@ def test_labels_of_several_examples_move_as_each_alone():
     crops = [augment.crop_of(*pair, 64) for pair in pairs]
     together = augment.move_labels(several, crops, way)
     for n, (one, change) in enumerate(pairs):
-      alone = augment.apply(one, change, 64, arithmetic)
+      alone = apply(one, change, 64, arithmetic)
       for name, values in together.items():
         np.testing.assert_array_equal(values[n], alone[name])
   assert together["pose"].any(axis=1).tolist() == [True, False, True, True]
@@ -323,7 +324,7 @@ def test_labels_that_are_missing_stay_zero():
   }
   given = example(**nothing)
   given["joints_2d_px"][5] = 0.0
-  fields = augment.apply(given, augmentation(1.1, 0.5, False), 64)
+  fields = apply(given, augmentation(1.1, 0.5, False), 64)
   assert not fields["pose"].any() and not fields["joints_3d_m"].any()
   assert not fields["shape"].any() and not fields["joints_2d"][5].any()
   assert fields["joints_2d"][6].all()
@@ -331,7 +332,7 @@ def test_labels_that_are_missing_stay_zero():
 
 def test_colours_are_left_to_the_device():
   gain = np.array([0.6, 1.0, 1.4], np.float32)
-  fields = augment.apply(example(), augment.Augmentation(1.0, 0.0, False, gain), 64)
+  fields = apply(example(), augment.Augmentation(1.0, 0.0, False, gain), 64)
   np.testing.assert_array_equal(fields["color_gain"], gain)
   assert np.abs(fields["image"][32, 32].astype(int) - 90).max() <= 1
 
@@ -352,7 +353,7 @@ def test_an_unreadable_picture_is_named_as_such(damage):
 
 def test_extreme_boxes_neither_crash_nor_hang():
   for box_px in (1e-20, 1e-3, 1e6, 1e20):
-    fields = augment.apply(example(box_px=np.float32(box_px)), augment.identity(), 32)
+    fields = apply(example(box_px=np.float32(box_px)), augment.identity(), 32)
     assert fields["image"].shape == (32, 32, 3)
 
 
@@ -423,7 +424,7 @@ def test_augmented_labels_pose_the_body_that_the_augmented_picture_shows(
   """Rendering the mirrored, turned body gives the mirrored, turned picture."""
   crop_px = 190
   given = person(body, seed)
-  fields = augment.apply(given, change, crop_px)
+  fields = apply(given, change, crop_px)
   pose, shape = fields["pose"][None], fields["shape"][None]
   vertices = pose_body(body, pose, shape).vertices
   joints_m = regress_joints(body.regressors["j24"], vertices)[0]

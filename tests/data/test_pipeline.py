@@ -11,6 +11,7 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.data import augment, mixture, pipeline
+from tests.fixtures.augmented import apply
 
 IMAGE_PX = 32
 
@@ -155,7 +156,7 @@ def test_training_examples_are_what_their_seed_and_place_say():
   place = 15
   drawn = augment.numbers(config.seed, place, 1)
   (change,) = augment.sample(drawn, config.data.augment)
-  fields = augment.apply(source.examples[seen.index[place]], change, IMAGE_PX)
+  fields = apply(source.examples[seen.index[place]], change, IMAGE_PX)
   for name, value in fields.items():
     np.testing.assert_array_equal(getattr(seen, name)[place], value)
 
@@ -249,7 +250,7 @@ def test_evaluation_sees_every_example_exactly_once(examples, processes):
 def test_evaluation_changes_nothing_about_an_example():
   source = Source(5)
   (batch,) = evaluate(source)
-  fields = augment.apply(source.examples[4], augment.identity(), IMAGE_PX)
+  fields = apply(source.examples[4], augment.identity(), IMAGE_PX)
   for name, value in fields.items():
     np.testing.assert_array_equal(getattr(batch, name)[4], value)
 

@@ -12,6 +12,7 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.data import augment, pipeline, released_crop
+from tests.fixtures.augmented import apply
 from tests.fixtures.in_memory import InMemory
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "image_cv5.npz"
@@ -93,7 +94,7 @@ def test_large_crops_are_the_released_codes(goldens, case, degrees):
 @pytest.mark.parametrize("case", range(5))
 def test_an_augmented_example_has_the_released_codes_picture_and_labels(goldens, case):
   change = augmentation(goldens, case)
-  got = augment.apply(example(goldens), change, 224, "released")
+  got = apply(example(goldens), change, 224, "released")
 
   pixels = np.clip(got["image"] * change.color_gain, 0, 255).transpose(2, 0, 1)
   want = goldens[f"rgb/{case}/every7"] * 255.0
@@ -109,7 +110,7 @@ def test_an_augmented_example_has_the_released_codes_picture_and_labels(goldens,
 def test_scaled_joints_are_those_of_the_released_dataset(goldens, item, flip):
   scale = float(goldens[f"item/{item}/scale"]) / 0.3
   change = augment.Augmentation(scale, 0.0, flip, np.ones(3, np.float32))
-  got = augment.apply(example(goldens), change, 224, "released")
+  got = apply(example(goldens), change, 224, "released")
   np.testing.assert_array_equal(got["joints_2d"], goldens[f"item/{item}/joints_2d"])
 
 
@@ -154,7 +155,7 @@ def test_the_pipeline_crops_as_the_config_says(goldens, arithmetic):
   config.data.crop = arithmetic
   config.eval.batch_size = 1
   batch = next(pipeline.eval_batches(InMemory("made_up/validation", [stored]), config))
-  want = augment.apply(stored, augment.identity(), 224, arithmetic)
+  want = apply(stored, augment.identity(), 224, arithmetic)
   np.testing.assert_array_equal(batch.image[0], want["image"])
   pixels = (batch.joints_2d[0, :, :2].astype(np.float64) + 1) * 112
   whole = np.abs(pixels - np.rint(pixels)).max() < 1e-4

@@ -10,6 +10,7 @@ from metro_jax.body import humanoid
 from metro_jax.data import augment, pipeline
 from metro_jax.evaluation import metrics, mirror, tta
 from metro_jax.training.step import Geometry
+from tests.fixtures.augmented import apply
 from tests.fixtures.in_memory import InMemory
 
 RNG = np.random.default_rng(2)
@@ -69,7 +70,7 @@ GRID = [view(0.9), view(1.25, 40), view(1.0, -90), view(flip=True), view(1.2, 25
 def test_crops_are_those_of_the_augmentation(arithmetic):
   crops = tta.crops(example(), GRID, PX, arithmetic)
   for crop, augmentation in zip(crops, GRID, strict=True):
-    expected = augment.apply(example(), augmentation, PX, arithmetic)["image"]
+    expected = apply(example(), augmentation, PX, arithmetic)["image"]
     np.testing.assert_array_equal(crop, expected)
 
 
