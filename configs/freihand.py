@@ -31,7 +31,6 @@ def get_config(variants: str = "") -> ConfigDict:
   config.model.camera_tokens = "all"
   config.model.camera_hidden_width = 150
   config.model.mask_fraction = 0.0  # the coarse hand mesh is sparse already
-  config.loss.root = "wrist"
   config.loss.vertex_levels = (1.0, 1.0)
   config.eval.tta_scales = (0.7, 0.8, 0.9, 1.0, 1.1)  # of evaluate --tta
   config.eval.tta_rotations_deg = tuple(float(d) for d in range(-90, 91, 10))

@@ -34,7 +34,6 @@ def _small(config: ConfigDict) -> None:
   config.body.levels = (6890, 431, 108)
   config.loss.vertex_levels = (1.0, 1.0, 1.0)
   config.data.image_px = 64
-  config.data.prefetch = 64
   config.data.synthetic.image_px = 80
   config.data.synthetic.train_examples = 10_000
   config.data.synthetic.validation_examples = 300

@@ -43,10 +43,12 @@ from metro_jax.evaluation import (
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
+from metro_jax.text_files import one_line
 from metro_jax.training import step as steps
 
 SPLITS = ("test", "validation", "train")
 WORST = 6
+
 FLAGS = flags.FLAGS
 Truth = tuple[np.ndarray, np.ndarray]  # joints and vertices, metres
 
@@ -65,7 +67,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_dict("config", base.get_config(), text)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     # Overrides are read while the flag is defined, before anything else can fail.
-    sys.exit("evaluate: " + " ".join(str(error).replace("\\n", " ").split()))
+    sys.exit("evaluate: " + one_line(str(error).replace("\\n", " "), 1000))
 
 
 class Options(NamedTuple):

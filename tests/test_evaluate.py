@@ -14,8 +14,10 @@ from metro_jax import config as base
 from metro_jax import evaluate
 from metro_jax.body import body_model, humanoid, joints, mesh_levels, template
 from metro_jax.checkpoints import origin, runs
+from metro_jax.data import schema
 from metro_jax.evaluation import baseline
 from metro_jax.models import setup
+from tests.fixtures.in_memory import InMemory
 
 EXAMPLES = 5
 RNG = np.random.default_rng(3)
@@ -23,37 +25,27 @@ POSES = 0.4 * RNG.normal(size=(EXAMPLES, 72)).astype(np.float32)
 SHAPES = RNG.normal(size=(EXAMPLES, 10)).astype(np.float32)
 
 
-class Split:
-  """Grey pictures of posed embedded bodies, with exact labels."""
-
-  def __init__(self, name):
-    self.name = name
-    body = humanoid.load()
-    self.vertices_m = body_model.pose_body(body, POSES, SHAPES).vertices
-    self.joints_m = body_model.regress_joints(body.regressors["j24"], self.vertices_m)
-
-  def __len__(self):
-    return EXAMPLES
-
-  def __getitem__(self, row):
-    _, jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), 99, np.uint8))
-    yes = np.bool_(True)
-    ones = np.ones((24, 1), np.float32)
-    return {
-      "key": f"{self.name}/{row}",
-      "image": jpeg.tobytes(),
-      "center_px": np.array([16, 16], np.float32),
-      "box_px": np.float32(32),
-      "joints_2d_px": np.zeros((24, 3), np.float32),
-      "joints_3d_m": np.concatenate([self.joints_m[row], ones], axis=1),
-      "pose": POSES[row],
-      "shape": SHAPES[row],
-      "camera": np.zeros(3, np.float32),
-      "has_joints_2d": np.bool_(False),
-      "has_joints_3d": yes,
-      "has_mesh": yes,
-      "group": ("even", "odd")[row % 2],
-    }
+def bodies(name):
+  """Makes grey pictures of posed embedded bodies, with exact labels."""
+  body = humanoid.load()
+  vertices_m = body_model.pose_body(body, POSES, SHAPES).vertices
+  joints_m = body_model.regress_joints(body.regressors["j24"], vertices_m)
+  jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), 99, np.uint8))[1].tobytes()
+  examples = [
+    schema.make_example(
+      schema.BODY,
+      f"{name}/{row}",
+      jpeg,
+      [16, 16],
+      32,
+      joints_3d_m=np.concatenate([joints_m[row], np.ones((24, 1))], axis=1),
+      pose=POSES[row],
+      shape=SHAPES[row],
+      group=("even", "odd")[row % 2],
+    )
+    for row in range(EXAMPLES)
+  ]
+  return InMemory(name, examples, vertices_m=vertices_m, joints_m=joints_m)
 
 
 def config_of_the_run():
@@ -68,7 +60,7 @@ def run_of_one_mesh(config):
   """A run whose network says the first test example's mesh for every picture."""
   body = humanoid.load()
   levels = mesh_levels.choose(humanoid.load_levels(), tuple(config.body.levels))
-  mesh_m = Split("").vertices_m[0] + np.float32(0.5)  # where it stands is no error
+  mesh_m = bodies("").vertices_m[0] + np.float32(0.5)  # where it stands is no error
   network = setup.Network(
     baseline.MeanMesh(len(mesh_m)),
     body,
@@ -80,7 +72,7 @@ def run_of_one_mesh(config):
   run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7, training=own)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate.runs, "load", lambda *_: run)
-    patch.setattr(evaluate.datasets, "open_split", lambda _, dataset: Split(dataset))
+    patch.setattr(evaluate.datasets, "open_split", lambda _, dataset: bodies(dataset))
     yield
 
 
@@ -122,7 +114,7 @@ def test_evaluating_a_run_writes_its_errors_beside_the_mean_mesh(plain):
   assert "trained on mine/train, not on this dataset" in stored["protocol"]
   assert (plain.folder / "mean_mesh.npz").exists()
 
-  split = Split("")
+  split = bodies("")
   pelvis = body_model.regress_joints(
     humanoid.load().regressors["h36m"][joints.PELVIS][None], split.vertices_m
   )

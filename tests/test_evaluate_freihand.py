@@ -12,8 +12,10 @@ from metro_jax import evaluate
 from metro_jax.body import body_model, hand, joints, template
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.checkpoints import runs
+from metro_jax.data import schema
 from metro_jax.evaluation import baseline, freihand
 from metro_jax.models import setup
+from tests.fixtures.in_memory import InMemory
 
 EXAMPLES, VERTICES = 5, 778
 RNG = np.random.default_rng(4)
@@ -43,30 +45,23 @@ TRUE_JOINTS = hand.joints21(POSED)
 NOISE = 0.003 * RNG.normal(size=(VERTICES, 3)).astype(np.float32)
 
 
-class Split:
-  name = "freihand/test"
-
-  def __len__(self):
-    return EXAMPLES
-
-  def __getitem__(self, row):
-    _, jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), 99, np.uint8))
-    yes = np.bool_(True)
-    ones = np.ones((21, 1), np.float32)
-    return {
-      "key": f"test/{row}",
-      "image": jpeg.tobytes(),
-      "center_px": np.array([16, 16], np.float32),
-      "box_px": np.float32(32),
-      "joints_2d_px": np.zeros((21, 3), np.float32),
-      "joints_3d_m": np.concatenate([TRUE_JOINTS[row], ones], axis=1),
-      "pose": POSES[row],
-      "shape": SHAPES[row],
-      "camera": np.zeros(3, np.float32),
-      "has_joints_2d": np.bool_(False),
-      "has_joints_3d": yes,
-      "has_mesh": yes,
-    }
+def hands():
+  """Makes grey pictures of posed hands, with exact labels."""
+  jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), 99, np.uint8))[1].tobytes()
+  examples = [
+    schema.make_example(
+      schema.HAND,
+      f"test/{row}",
+      jpeg,
+      [16, 16],
+      32,
+      joints_3d_m=np.concatenate([TRUE_JOINTS[row], np.ones((21, 1))], axis=1),
+      pose=POSES[row],
+      shape=SHAPES[row],
+    )
+    for row in range(EXAMPLES)
+  ]
+  return InMemory("freihand/test", examples)
 
 
 def make_run() -> runs.Run:
@@ -74,7 +69,7 @@ def make_run() -> runs.Run:
   config = base.get_config()
   config.body.model, config.body.levels = "mano", (VERTICES, 2)
   config.data.image_px = 32
-  config.data.train, config.data.test = ("freihand/train",), Split.name
+  config.data.train, config.data.test = ("freihand/train",), "freihand/test"
   config.eval.batch_size = 2 * jax.device_count()
   rows = np.array([5, 7], np.int32)
   levels = MeshLevels((VERTICES, 2), (rows,), (), (), (HAND.faces,))
@@ -94,7 +89,7 @@ def folders(tmp_path_factory):
   (truth / "evaluation_verts.json").write_text(json.dumps(vertices_m))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate.runs, "load", lambda *_: make_run())
-    patch.setattr(evaluate.datasets, "open_split", lambda *_: Split())
+    patch.setattr(evaluate.datasets, "open_split", lambda *_: hands())
     evaluate.evaluate(workdir, options=evaluate.Options(truth=str(truth)))
   return workdir / "eval", truth
 
@@ -137,6 +132,6 @@ def test_truth_of_other_examples_is_refused_before_anything_is_computed(
     values = json.loads((folders[1] / name).read_text())
     (tmp_path / name).write_text(json.dumps(values[:3]))
   monkeypatch.setattr(evaluate.runs, "load", lambda *_: make_run())
-  monkeypatch.setattr(evaluate.datasets, "open_split", lambda *_: Split())
+  monkeypatch.setattr(evaluate.datasets, "open_split", lambda *_: hands())
   with pytest.raises(ValueError, match="expected the 5 examples of freihand/test in"):
     evaluate.evaluate(tmp_path, options=evaluate.Options(truth=str(tmp_path)))

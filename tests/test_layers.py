@@ -9,9 +9,9 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "text_files", "outputs", "config_checks", "config", "body", "rendering",
-  "data", "models", "weights", "cluster", "checkpoints", "inference", "training",
-  "evaluation", "exporting", "planning", "benchmarking", "asset_builds",
+  "files", "text_files", "outputs", "body", "rendering", "data", "models",
+  "config_checks", "config", "weights", "cluster", "checkpoints", "inference",
+  "training", "evaluation", "exporting", "planning", "benchmarking", "asset_builds",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 

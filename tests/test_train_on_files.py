@@ -52,7 +52,6 @@ def shrink(config, data_dir: pathlib.Path, names: list[str]) -> None:
   config.data.train = tuple(f"{name}/train" for name in names)
   config.data.validation = config.data.test = config.data.train[0]
   config.data.image_px = 32
-  config.data.prefetch = 8
   config.model.backbone = "resnet18"
   config.model.backbone_width = 8
   config.model.hidden_widths = (16,)

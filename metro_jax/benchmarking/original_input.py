@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import joints
 from metro_jax.data import augment, released_crop
+from metro_jax.data.readers.fields import BOX_PX_PER_SCALE
 from metro_jax.data.schema import Example
 from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 
@@ -47,7 +48,7 @@ def sample(
   """
   degrees = float(np.rad2deg(drawn.rotation_rad))
   degrees = degrees if drawn.flip else -degrees  # it turns first, then mirrors
-  scale = drawn.scale * float(example["box_px"]) / released_crop.SCALE_PX
+  scale = drawn.scale * float(example["box_px"]) / BOX_PX_PER_SCALE
   box = (example["center_px"], scale, crop_px, degrees, drawn.flip)
   return {
     "image": _picture(example["image"], box, drawn.color_gain),
@@ -74,7 +75,7 @@ def batch(
 def _picture(jpeg: bytes, box: tuple[Any, ...], gain: np.ndarray) -> np.ndarray:
   encoded = np.frombuffer(jpeg, np.uint8)
   image = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-  crop = released_crop.crop(image, *box)
+  crop = released_crop.cut_out(image, *box)
   for channel in range(3):
     coloured = crop[:, :, channel] * gain[channel]
     crop[:, :, channel] = np.minimum(255.0, np.maximum(0.0, coloured))
@@ -105,7 +106,7 @@ def _zoom(
   center_px: np.ndarray, scale: float, crop_px: int, degrees: float
 ) -> np.ndarray:
   """As `released_crop.affine`, by as few operations as the original takes."""
-  side_px = released_crop.SCALE_PX * scale
+  side_px = BOX_PX_PER_SCALE * scale
   zoom = np.zeros((3, 3))
   zoom[0, 0] = zoom[1, 1] = crop_px / side_px
   zoom[0, 2] = crop_px * (-float(center_px[0]) / side_px + 0.5)

@@ -49,21 +49,6 @@ MANO16 = _names("""
   Ring_1 Ring_2 Ring_3 Thumb_1 Thumb_2 Thumb_3""")
 MANO16_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 
-# The lines of a stick figure. A set draws those whose two ends it has.
-BONES = (
-  *(("Head", "Neck"), ("Neck", "R_Shoulder"), ("Neck", "L_Shoulder")),
-  *(("R_Shoulder", "R_Elbow"), ("R_Elbow", "R_Wrist")),
-  *(("L_Shoulder", "L_Elbow"), ("L_Elbow", "L_Wrist")),
-  *(("R_Shoulder", "R_Hip"), ("L_Shoulder", "L_Hip"), ("R_Hip", "L_Hip")),
-  *(("R_Hip", "R_Knee"), ("R_Knee", "R_Ankle")),
-  *(("L_Hip", "L_Knee"), ("L_Knee", "L_Ankle")),
-  *(
-    (f"{finger}_{i}" if i else "Wrist", f"{finger}_{i + 1}")
-    for finger in ("Thumb", "Index", "Middle", "Ring", "Pinky")
-    for i in range(4)
-  ),
-)
-
 
 def index(
   names_from: Sequence[str], names_wanted: Iterable[str]
@@ -107,13 +92,6 @@ def flip_permutation(names: Sequence[str]) -> Int[np.ndarray, " j"]:
   """
   other = {"L_": "R_", "R_": "L_"}
   return index(names, (other.get(n[:2], n[:2]) + n[2:] for n in names))
-
-
-def bones(names: Sequence[str]) -> Int[np.ndarray, "e 2"]:
-  """The lines of `BONES` that a joint set can draw, as pairs of its indices."""
-  here = set(names)
-  edges = [index(names, pair) for pair in BONES if here.issuperset(pair)]
-  return np.array(edges, np.int32).reshape(-1, 2)
 
 
 J14_FROM_J24 = index(J24, J14)

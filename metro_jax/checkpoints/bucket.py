@@ -19,6 +19,7 @@ from absl import logging
 from metro_jax import files
 from metro_jax.checkpoints import orbax_folder, patience
 from metro_jax.checkpoints.orbax_folder import Folder
+from metro_jax.text_files import one_line
 
 EXTRA = "pip install 'metro_jax[gcs]'"
 EVERY_S = 30.0  # between two copies
@@ -58,7 +59,7 @@ def expect_usable(address: str, writes: bool = True) -> None:
     granted = client.get_bucket(name).test_iam_permissions(wanted)
     client.close()
   except Exception as error:  # of several packages, without a common kind
-    raise OSError(f"{address}: cannot reach the bucket: {_reason(error)}") from error
+    raise OSError(f"{address}: cannot reach the bucket: {one_line(error)}") from error
   missing = [permission for permission in wanted if permission not in granted]
   if missing:
     raise OSError(f"{address}: expected permission to {', '.join(missing)}")
@@ -139,7 +140,7 @@ class RunFolder:
         for path in sorted(_finished(self.local)):
           self._copy(path)
       except Exception as error:  # of several packages, without a common kind
-        self._failure = _reason(error)
+        self._failure = one_line(error)
         if self._failure != before:
           line = "%s: cannot write (%s); trying again later"
           logging.warning(line, self.address, self._failure)
@@ -201,7 +202,3 @@ def _mark(path: pathlib.Path) -> tuple[int, int]:
   """What changes when a file does."""
   facts = path.stat()
   return facts.st_mtime_ns, facts.st_size
-
-
-def _reason(error: Exception) -> str:
-  return " ".join(str(error).split())[:200] or type(error).__name__

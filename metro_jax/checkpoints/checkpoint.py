@@ -28,6 +28,7 @@ from metro_jax.checkpoints import manifest, orbax_folder, patience
 from metro_jax.checkpoints.manifest import ArchitectureError as ArchitectureError
 from metro_jax.checkpoints.orbax_folder import Folder, Restored
 from metro_jax.cluster import consistency
+from metro_jax.text_files import one_line
 
 Tree = Any  # a pytree of arrays
 VARIABLES = ("params", "batch_stats")
@@ -377,7 +378,7 @@ def _expect_space(folder: Folder, size: int) -> None:
 
 
 def _cannot_write(folder: str | Folder, error: Exception) -> str:
-  reason = " ".join(str(error).split())[:200]
+  reason = one_line(error)
   if "No space left on device" in str(error):
     reason = "disk full"
   return f"checkpoints in {folder}: cannot write ({reason})"

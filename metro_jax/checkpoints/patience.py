@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from absl import logging
 
+from metro_jax.text_files import one_line
+
 DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # before each further attempt
 
 T = TypeVar("T")
@@ -58,9 +60,5 @@ def attempt(read: Callable[[], T]) -> T:
 
 def describe(error: BaseException) -> str:
   """Says in one line why something failed."""
-  text = " ".join(str(error).split())[:200]
-  return text if isinstance(error, OSError) and text else _with_kind(error, text)
-
-
-def _with_kind(error: BaseException, text: str) -> str:
-  return f"{type(error).__name__}: {text}" if text else type(error).__name__
+  plain = isinstance(error, OSError) or not str(error)
+  return one_line(error if plain else f"{type(error).__name__}: {error}")

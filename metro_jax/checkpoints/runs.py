@@ -12,6 +12,7 @@ from metro_jax import config as base
 from metro_jax import files
 from metro_jax.checkpoints import checkpoint, embedded, orbax_folder, origin, patience
 from metro_jax.models import setup
+from metro_jax.text_files import one_line
 from metro_jax.training import state
 
 CONFIG_FILE = "config.json"
@@ -24,6 +25,8 @@ NOT_TRAINED = (
   "data.data_dir",
   "body.assets_dir",
 )
+# Settings of older runs that are none any more: they follow from others.
+GONE = ("data.prefetch", "loss.root")
 
 
 class Run(NamedTuple):
@@ -73,6 +76,7 @@ def load_config(
     raise ValueError(
       f"{path}: expected a config, {patience.describe(error)}"
     ) from error
+  stored = {key: value for key, value in stored.items() if key not in GONE}
   return with_settings(base.get_config(), {**stored, **(overrides or {})}, str(path))
 
 
@@ -117,8 +121,9 @@ def with_settings(
     for key, value in settings.items():
       _set(config, key, value)
   except (AttributeError, KeyError, TypeError) as error:
-    reason = " ".join(str(error).split())
-    raise ValueError(f"{where}: expected keys of the base config, {reason}") from error
+    raise ValueError(
+      f"{where}: expected keys of the base config, {one_line(error)}"
+    ) from error
   base.validate(config)
   return config
 

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metro_jax.text_files import one_line
+
 Tree = Any  # a pytree of arrays
 LIMIT_S = 600.0
 PREFIX = "metro_jax"
@@ -162,12 +164,11 @@ class ProcessGroup:
       here = {int(k.rsplit("/")[-1]) for k, _ in coordination().key_value_dir_get(key)}
     except RuntimeError:  # the coordinator itself is gone
       return LostProcessError(
-        f"{what}: {self.name(0)}, the coordinator, cannot be reached: "
-        + " ".join(str(error).split())[:200]
+        f"{what}: {self.name(0)}, the coordinator, cannot be reached: {one_line(error)}"
       )
     missing = [self.name(index) for index in range(self.count) if index not in here]
     if not missing:
-      return LostProcessError(f"{what}: {' '.join(str(error).split())[:300]}")
+      return LostProcessError(f"{what}: {one_line(error)}")
     return LostProcessError(
       f"{what}: expected all {self.count} processes within {limit_s:.0f} s, "
       f"missing {', '.join(missing)}"

@@ -19,6 +19,7 @@ import jax
 
 from metro_jax.cluster import rendezvous
 from metro_jax.cluster.process_group import ProcessGroup
+from metro_jax.text_files import one_line
 
 FIRST_PORT, PORTS = 61_440, 4_096  # of coordinators whose port follows from a job's id
 HEARTBEAT_S = 60  # after so long of silence JAX itself ends a run
@@ -117,7 +118,7 @@ def join(place: Place, limit_s: float = 300.0) -> ProcessGroup:
       heartbeat_timeout_seconds=HEARTBEAT_S,
     )
   except (RuntimeError, ValueError, OSError) as error:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)
     raise ValueError(
       f"{place.source}: cannot connect the processes: {reason}; METRO_PROCESSES=1 runs "
       "this one alone"

@@ -13,6 +13,7 @@ import jax
 from absl import logging
 
 from metro_jax.cluster.process_group import PREFIX, ProcessGroup, coordination
+from metro_jax.text_files import one_line
 
 POLL_S = 2.0
 SILENT_S = 40.0  # a process that was not heard of for so long is lost
@@ -64,7 +65,7 @@ class Watch:
 
   def _end_with(self, error: BaseException) -> None:
     """Tells the others why this process ends, or waits to hear why they did."""
-    text = " ".join(str(error).split())
+    text = one_line(error, 100_000)
     is_loss = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and any(
       sign in text for sign in SIGNS_OF_LOSS
     )
@@ -82,7 +83,7 @@ class Watch:
       try:
         lost = self._look(str(beat))
       except RuntimeError as error:
-        lost = f"{self._team.name(0)} is gone: {' '.join(str(error).split())[:200]}"
+        lost = f"{self._team.name(0)} is gone: {one_line(error)}"
       if lost and not self._done.is_set():
         self._leave(lost)
 

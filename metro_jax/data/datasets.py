@@ -1,8 +1,8 @@
 """Datasets by the names that a config uses: "name/split", alone or mixed.
 
-"synthetic" draws itself when it is first opened. All others are prepared once, by
-`python -m metro_jax.prepare`, and lie under `config.data.data_dir`; what is missing is
-said all at once, with how to get it, before any device starts.
+A split of "synthetic" is drawn when it is first opened. All others are prepared once,
+by `python -m metro_jax.prepare`, and lie under `config.data.data_dir`; what is missing
+is said all at once, with how to get it, before any device starts.
 """
 
 import pathlib
@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import smpl_files
 from metro_jax.data import mixture, schema
-from metro_jax.data.builders import prepared
-from metro_jax.data.builders.synthetic import builder
+from metro_jax.data.builders import prepared, synthetic_reader
+from metro_jax.data.builders.split_source import SplitSource
 from metro_jax.data.pipeline import Source
 
 SYNTHETIC = "synthetic"
+_DRAWN_ROWS = 128  # of a file; a few seconds' work of one process
 _PREPARE = "python -m metro_jax.prepare --name={name} --split={split}"
 # How each dataset of METRO's is had: where from, and the format to prepare it with.
 KNOWN = {
@@ -47,18 +48,36 @@ def open_split(config: ConfigDict, dataset: str) -> Source:
   name, split = dataset.split("/")
   wanted = schema.labels_of(config.body.model)
   if name == SYNTHETIC:
-    source, found = builder.open_split(config, split), schema.BODY
+    source = _open_synthetic(config, split)
+  elif not _is_there(config, dataset):
+    raise FileNotFoundError(_how_to_get(config, dataset))
   else:
-    if not _is_there(config, dataset):
-      raise FileNotFoundError(_how_to_get(config, dataset))
     source = prepared.open_split(_folder(config), name, split)
-    found = source.labels
-  if found != wanted:
+  if (found := source.labels) != wanted:
     raise ValueError(
       f"dataset {dataset}: expected labels of a {wanted.name} for config.body.model "
       f"{config.body.model}, got those of a {found.name}"
     )
   return source
+
+
+def _open_synthetic(config: ConfigDict, split: str) -> SplitSource:
+  """Opens a split of drawn people, and draws it before, if it is not there."""
+  reader = synthetic_reader.open_reader(config, split)
+  folder, name, title = _folder(config), reader.dataset(), f"{SYNTHETIC}/{split}"
+  if not prepared.is_built(folder, name, split):
+    prepared.build(
+      reader,
+      folder,
+      name,
+      split,
+      workers=config.data.synthetic.workers,
+      max_refused=0.0,
+      shard_rows=_DRAWN_ROWS,
+      title=title,
+      needed_bytes=reader.estimated_bytes(),
+    )
+  return prepared.open_split(folder, name, split, title)
 
 
 def open_training(config: ConfigDict) -> Source:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from metro_jax.data import jpegs
+
 Image = UInt8[np.ndarray, "h w 3"]
 Change = Callable[[np.random.Generator, Image], Image]
 
@@ -69,15 +71,15 @@ def blur_motion(rng: np.random.Generator, image: Image) -> Image:
   kernel = np.zeros((length, length), np.float32)
   half, angle = (length - 1) / 2, rng.uniform(0, np.pi)
   step = half * np.array([np.cos(angle), np.sin(angle)])
-  ends = (half + np.array([-step, step])).round().astype(int).tolist()
-  cv2.line(kernel, *ends, 1.0)
+  start, end = (half + np.array([-step, step])).round().astype(int).tolist()
+  cv2.line(kernel, start, end, 1.0)
   return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
 def compress(rng: np.random.Generator, image: Image) -> Image:
   """Goes through a JPEG of quality 10 to 50."""
   flags = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(10, 51)))
-  return cv2.imdecode(cv2.imencode(".jpg", image, flags)[1], cv2.IMREAD_COLOR)
+  return jpegs.bgr(cv2.imencode(".jpg", image, flags)[1].tobytes())
 
 
 def add_noise(rng: np.random.Generator, image: Image) -> Image:

@@ -94,11 +94,18 @@ def train_view(
   center_px = frame.center_px + shift * frame.side_px * noise[14]
   upright_rad = -frame.rotation_rad if augmentation.flip else frame.rotation_rad
   turn = upright_rad + np.radians(degrees) * float(noise[15, 0])
-  changed = {
-    "center_px": center_px.astype(np.float32),
-    "box_px": np.float32(frame.side_px),
-  }
-  return {**example, **changed}, augmentation._replace(scale=scale, rotation_rad=turn)
+  framed = with_box(example, center_px, frame.side_px)
+  return framed, augmentation._replace(scale=scale, rotation_rad=turn)
+
+
+def with_box(
+  example: Example, center_px: Float[np.ndarray, "2"], side_px: float
+) -> Example:
+  """Returns the example with another box."""
+  framed = example.copy()
+  framed["center_px"] = center_px.astype(np.float32)
+  framed["box_px"] = np.float32(side_px)
+  return framed
 
 
 def turn_back(

@@ -37,6 +37,12 @@ def bgr(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
   return image
 
 
+def rgb(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+  """The same pixels, red first."""
+  image = bgr(jpeg, reduction)
+  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
 def rgba(jpeg: bytes, reduction: int = 1) -> UInt8[np.ndarray, "h w 4"]:
   """The same pixels, red first, and a fourth channel that is 255.
 

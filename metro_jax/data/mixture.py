@@ -38,11 +38,9 @@ class Mixture:
       )
     self.sources, self.weights = tuple(sources), tuple(weights)
     self.ends = tuple(itertools.accumulate(len(source) for source in sources))
-    shares = weights or [""] * len(sources)
-    self.name = " + ".join(
-      source.name if share == "" else f"{share:g} {source.name}"
-      for source, share in zip(sources, shares, strict=True)
-    )
+    shares = [f"{weight:g} " for weight in weights] or [""] * len(sources)
+    pairs = zip(shares, sources, strict=True)
+    self.name = " + ".join(share + source.name for share, source in pairs)
 
   @property
   def built(self) -> str:

@@ -56,7 +56,8 @@ def match(keys: Iterable[str], paths: Sequence[str | os.PathLike[str]]) -> Match
     by_name.setdefault(parts[-1], []).append(place)
   found: dict[str, int] = {}
   owners: dict[int, str] = {}
-  problems, absent, known = [], [], Known(by_name)
+  absent: list[str] = []
+  problems, known = [], Known(by_name)
   for key in keys:
     fits = _fitting(key, paths, whole, by_name.get(_last(key), ()))
     if len(fits) == 1:

@@ -1,4 +1,4 @@
-"""From stored examples to batches: order, processes, reading, checking, stacking.
+"""From stored examples to batches: order, processes, reading, stacking.
 
 Everything about a training example follows from its place in one endless global
 order: its row (the split shuffled anew every epoch) and its augmentation (drawn
@@ -11,6 +11,7 @@ A thread takes several neighbouring places at a time, since handing work over an
 calling NumPy for each would cost as much as a tenth of the pictures.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 from metro_jax.data import augment, degradation, framing, mixture, schema
 from metro_jax.data.batch import Batch
 from metro_jax.data.schema import Example, LabelSet
+from metro_jax.text_files import one_line
 
 Fields = dict[str, np.ndarray]  # of a `Batch`, of several examples
 _FAULTS = (ValueError, RuntimeError, OSError, LookupError)  # of files and examples
@@ -268,9 +270,7 @@ class _Framed:
 
   def __getitem__(self, row: int) -> Example:
     frame = self._frames[row]
-    center_px = frame.center_px.astype(np.float32)
-    box = {"center_px": center_px, "box_px": np.float32(frame.side_px)}
-    return {**self._source[row], **box}
+    return framing.with_box(self._source[row], frame.center_px, frame.side_px)
 
 
 def _load(
@@ -282,7 +282,7 @@ def _load(
   streams: Sequence[np.random.Generator] = (),
   maps: Float16[np.ndarray, "n gh gw c"] | None = None,
 ) -> Fields:
-  """Reads, checks and augments rows; any failure names the row.
+  """Reads and augments rows; any failure names the row.
 
   With `streams`, one a row, also frames and degrades them as the settings say. With
   `maps` there are no pictures to crop.
@@ -292,31 +292,30 @@ def _load(
   images = np.empty((len(rows), side, side, 3), np.uint8)
   examples: list[Example] = []
   for row in rows:
-    example = None
     try:
-      example = source[row]
-      schema.check_example(example, labels)
+      examples.append(source[row])
     except _FAULTS as error:
-      raise _named(source, row, example, error) from error
-    examples.append(example)
+      raise _named(source, row, None, error) from error
   if streams and data.passes > 1:
     drawn = zip(streams, examples, augmentations, strict=True)
-    pairs = [framing.train_view(*one) for one in drawn]
-    examples, augmentations = ([*part] for part in zip(*pairs, strict=True))
-  affines = augment.crop_affines(examples, augmentations, crop_px)
+    framed = [framing.train_view(*one) for one in drawn]
+    examples, augmentations = ([*part] for part in zip(*framed, strict=True))
+  pairs = zip(examples, augmentations, strict=True)
+  crops = [augment.crop_of(*pair, crop_px) for pair in pairs]
+  arithmetic = augment.ARITHMETICS[data.crop]
   for n, example in enumerate(examples if maps is None else ()):
     try:
-      augment.crop_example(example, augmentations[n], affines[n], images[n], data.crop)
+      (images[n],) = arithmetic.views(example["image"], crops[n : n + 1])
     except _FAULTS as error:
       raise _named(source, rows[n], example, error) from error
-  labelled = (affines, crop_px, data.crop, labels)
-  fields = augment.move_labels(examples, augmentations, *labelled)
+  fields = augment.move_labels(examples, crops, arithmetic, labels)
   if streams and data.augment.degradation and maps is None:
     seen, strength = fields["joints_2d"][..., :2], data.augment.degradation
     for n, stream in enumerate(streams):
       images[n] = degradation.degrade(stream, images[n], seen[n], strength)
   return fields | {
     "image": images if maps is None else maps,
+    "color_gain": np.array([change.color_gain for change in augmentations]),
     "valid": np.ones(len(rows), np.bool_),
     "index": np.array(rows, np.int32),
     "dataset": np.array([mixture.part(source, row) for row in rows], np.int32),
@@ -327,12 +326,8 @@ def _named(
   source: Source, row: int, example: Example | None, error: Exception
 ) -> ValueError:
   """An error in one line that says where."""
-  key = f" ({_text(example['key'])})" if example and "key" in example else ""
-  return ValueError(f"{source.name} row {row}{key}: {' '.join(str(error).split())}")
-
-
-def _text(key: str | bytes) -> str:
-  return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+  key = f" ({example['key']})" if example else ""
+  return ValueError(f"{source.name} row {row}{key}: {one_line(error)}")
 
 
 def _padding(count: int, crop_px: int, labels: LabelSet) -> Fields:
@@ -379,6 +374,11 @@ def _share(
   return _Share(process_index * local, local, global_batch)
 
 
+def read_threads(data: ConfigDict) -> int:
+  """Says how many threads read: as `data.read_threads` says, or one a core."""
+  return data.read_threads or len(os.sched_getaffinity(0))
+
+
 def _batches(
   load: Callable[[range], Fields],
   share: _Share,
@@ -389,7 +389,8 @@ def _batches(
 ) -> Iterator[Batch]:
   """Reads ahead in threads, in order, and joins; a batch in so many parts, or 0."""
   cv2.setNumThreads(0)  # the reading threads are the parallelism
-  most = max(1, min(_TOGETHER, data.prefetch // data.read_threads))
+  threads = read_threads(data)
+  most = max(1, min(_TOGETHER, data.prefetch_batches * share.size // threads))
   if not parts:
     parts = share.size // next(n for n in range(most, 0, -1) if share.size % n == 0)
   together = share.size // parts
@@ -402,8 +403,7 @@ def _batches(
   end = sys.maxsize if end_step is None else end_step * parts
   numbers = grain.MapDataset.range(start_step * parts, end)
   options = grain.ReadOptions(
-    num_threads=data.read_threads,
-    prefetch_buffer_size=max(1, data.prefetch // together),
+    num_threads=threads, prefetch_buffer_size=data.prefetch_batches * parts
   )
   loaded = numbers.map(load_part).to_iter_dataset(options)
   return iter(loaded.batch(parts, batch_fn=lambda fields: Batch(**_joined(fields))))

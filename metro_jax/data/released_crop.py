@@ -6,17 +6,21 @@ its 2D joints stand on whole pixels of the crop:
   q = trunc(A p + b) + 1
 
 truncated toward zero, so that places left of and above 0 move the other way. Whoever
-wants the original's numbers wants these; `augment.crop_affine` is the map without the
-rounding.
+wants the original's numbers wants these; `exact_crop` is the same without the rounding.
 
 Source: released code, metro/utils/image_ops.py and metro/datasets/human_mesh_tsv.py.
 """
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
-SCALE_PX = 200.0  # a box of scale 1, as the released labels count
+from metro_jax.data import jpegs
+from metro_jax.data.exact_crop import Crop
+from metro_jax.data.readers.fields import BOX_PX_PER_SCALE
+
 LARGEST_WINDOW_PX = 8192  # cut from the picture in float64
 
 
@@ -39,7 +43,7 @@ def affine(
   Returns:
     [A | b], float64.
   """
-  center_px, side_px = np.asarray(center_px, np.float64), SCALE_PX * scale
+  center_px, side_px = np.asarray(center_px, np.float64), BOX_PX_PER_SCALE * scale
   zoom = np.diag([crop_px / side_px] * 2 + [1.0])
   zoom[:2, 2] = crop_px * (-center_px / side_px + 0.5)
   if rotation_deg == 0:
@@ -61,33 +65,49 @@ def snap(
   return np.trunc(np.stack(mapped, axis=1)) + 1
 
 
-def joints_2d(
-  points_px: Num[np.ndarray, "n 2"],
-  center_px: Num[np.ndarray, "2"],
-  scale: float,
-  crop_px: int,
-  rotation_deg: float = 0.0,
-  flip: bool = False,
-) -> Float[np.ndarray, "n 2"]:
-  """Places of joints in the crop's [-1, 1], on whole pixels.
+def points(points_px: Num[np.ndarray, "n 2"], crop: Crop) -> Float[np.ndarray, "n 2"]:
+  """Says where points of the picture are in the crop, on whole pixels of it.
 
-  x2d = F (2 q / crop - 1)
-
-  Args:
-    points_px: Joints in the picture.
-    center_px: Middle of the box.
-    scale: Side of the box over 200 pixels.
-    crop_px: Side of the crop.
-    rotation_deg: Of the content, counter-clockwise as seen.
-    flip: Mirrored left to right, after the turn. Left and right joints keep their
-      rows.
+  x2d = F (2 q / crop - 1), from -1 to 1
   """
+  center_px, scale, crop_px, rotation_deg, flip = _units(crop)
   whole = snap(points_px, affine(center_px, scale, crop_px, rotation_deg))
   places = 2.0 * whole / crop_px - 1
   return places * [-1.0, 1.0] if flip else places
 
 
-def crop(
+def views(
+  jpeg: bytes, crops: Sequence[Crop]
+) -> list[UInt8[np.ndarray, "crop_px crop_px 3"]]:
+  """Makes crops of a JPEG, decoded once, in whole grey levels.
+
+  Raises:
+    ValueError: If the bytes are not a whole JPEG, or as `warp`.
+  """
+  image = jpegs.rgb(jpeg)
+  return [np.rint(warp(image, crop)).astype(np.uint8) for crop in crops]
+
+
+def warp(
+  image: UInt8[np.ndarray, "h w 3"], crop: Crop
+) -> Float[np.ndarray, "crop_px crop_px 3"]:
+  """Crops a decoded picture as `cut_out` does."""
+  return cut_out(image, *_units(crop))
+
+
+def _units(crop: Crop) -> tuple[Float[np.ndarray, "2"], float, int, float, bool]:
+  """As the original counts: it turns first, then mirrors."""
+  degrees = float(np.rad2deg(crop.rotation_rad))
+  return (
+    np.asarray(crop.center_px),
+    crop.scale * (float(crop.box_px) / BOX_PX_PER_SCALE),
+    crop.crop_px,
+    degrees if crop.flip else -degrees,
+    crop.flip,
+  )
+
+
+def cut_out(
   image: UInt8[np.ndarray, "h w 3"],
   center_px: Num[np.ndarray, "2"],
   scale: float,
@@ -142,7 +162,7 @@ def _corners(
   if not (size.min() >= 1 and size.max() <= LARGEST_WINDOW_PX):
     raise ValueError(
       f"box: expected a side of 1 to {LARGEST_WINDOW_PX} whole pixels, got "
-      f"{size[0]:g} x {size[1]:g} for a box of {SCALE_PX * scale:g}"
+      f"{size[0]:g} x {size[1]:g} for a box of {BOX_PX_PER_SCALE * scale:g}"
     )
   return start.astype(int), stop.astype(int)
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from metro_jax.body import body_model
 from metro_jax.body.body_model import BodyModel
-from metro_jax.data import augment, jpegs, pipeline, released_crop
+from metro_jax.data import augment, pipeline
 from metro_jax.data.augment import Augmentation
 from metro_jax.data.batch import Batch
 from metro_jax.data.pipeline import Source
@@ -138,7 +138,8 @@ def batches(
     return crops(source[row], others, px, arithmetic)
 
   waiting: collections.deque = collections.deque()
-  with concurrent.futures.ThreadPoolExecutor(config.data.read_threads) as pool:
+  threads = pipeline.read_threads(config.data)
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     for batch in pipeline.eval_batches(source, config, process_index, process_count):
       seen = [pool.submit(see, int(row)) for row in batch.index]
       waiting.append((batch, seen))
@@ -165,28 +166,16 @@ def crops(
   crop_px: int,
   arithmetic: str = "exact",
 ) -> UInt8[np.ndarray, "k crop_px crop_px 3"]:
-  """The crops that `augment.apply` makes of an example, decoded once.
+  """Makes an example's crops as training does, decoded once.
 
   Args:
     example: As stored.
     augmentations: The views.
     crop_px: Side of a crop.
-    arithmetic: As for `augment.apply`.
+    arithmetic: A key of `augment.ARITHMETICS`.
   """
-  if arithmetic == "released":
-    image = augment.decode(example["image"])
-    boxes = [augment.released_box(example, a, crop_px) for a in augmentations]
-    made = [np.rint(released_crop.crop(image, *box)) for box in boxes]
-    return np.array(made, np.uint8).reshape(-1, crop_px, crop_px, 3)
-  scale = min((a.scale for a in augmentations), default=1.0)
-  finest = scale * float(example["box_px"]) / crop_px
-  reduction = next(n for n in jpegs.REDUCTIONS if n <= max(finest, 1))
-  image = augment.decode(example["image"], reduction)
-  affines = (
-    augment.crop_affine(example["center_px"], example["box_px"], a, crop_px)
-    for a in augmentations
-  )
-  made = [augment.crop(image, affine, crop_px, reduction) for affine in affines]
+  seen = [augment.crop_of(example, change, crop_px) for change in augmentations]
+  made = augment.ARITHMETICS[arithmetic].views(example["image"], seen)
   return np.array(made, np.uint8).reshape(-1, crop_px, crop_px, 3)
 
 

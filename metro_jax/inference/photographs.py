@@ -12,11 +12,12 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from metro_jax import files
-from metro_jax.data import augment
+from metro_jax.data import exact_crop
+from metro_jax.data.exact_crop import Crop
 from metro_jax.data.framing import Frame
 from metro_jax.inference.boxes import Corners
 from metro_jax.rendering.overlay import Box, whole_picture
-from metro_jax.text_files import printable
+from metro_jax.text_files import one_line, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Ours = Callable[[pathlib.Path], Callable[[str], bool]]
@@ -173,7 +174,7 @@ def _decode(data: bytes) -> tuple[np.ndarray | None, str]:
   try:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), ""
   except cv2.error as error:
-    return None, f"what OpenCV refuses: {' '.join(str(error.err).split())}"
+    return None, f"what OpenCV refuses: {one_line(error.err)}"
 
 
 def _lacks_only_end(jpeg: bytes) -> bool:
@@ -227,6 +228,6 @@ def crop(
   image: UInt8[np.ndarray, "h w 3"], frame: Frame, crop_px: int
 ) -> UInt8[np.ndarray, "crop_px crop_px 3"]:
   """Cuts a square out, black beyond the picture's border, as in training."""
-  turn = augment.identity()._replace(rotation_rad=frame.rotation_rad)
-  affine = augment.crop_affine(frame.center_px, frame.side_px, turn, crop_px)
-  return augment.crop(image, affine, crop_px)
+  turn = frame.rotation_rad
+  seen = Crop(frame.center_px, frame.side_px, crop_px, rotation_rad=turn)
+  return exact_crop.warp(image, seen)

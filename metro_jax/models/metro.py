@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 from metro_jax.body import mesh_levels
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
+from metro_jax.models import resnet
 from metro_jax.models.blazepose import BlazePose
 from metro_jax.models.encoder import Encoder
 from metro_jax.models.hrnet import WIDTHS, HRNet
 from metro_jax.models.layers import EXACT, Axis, Mix, torch_uniform
-from metro_jax.models.resnet import ResNet
 
+BACKBONES = (*resnet.VARIANTS, *WIDTHS, "blazepose")
 AXIS = "data"  # of the devices that train together
 FEATURE_SCALES = {"blazepose": 1 / 32}  # its map's deviation is 20 to 37
 IMAGE_CHANNELS = 3
@@ -229,7 +230,7 @@ def _backbone(
     return HRNet(WIDTHS[name], width, axis, dtype)
   if name == "blazepose":
     return BlazePose(normalized=True, dtype=dtype)
-  return ResNet(name, width, axis, dtype)
+  return resnet.ResNet(name, width, axis, dtype)
 
 
 def _upsampling_inits(name: str, levels: MeshLevels) -> tuple[Initializer, ...]:

@@ -93,12 +93,12 @@ def _hosts(plan: Plan, config: ConfigDict, images_per_core: float) -> list[str]:
     return []
   each = speed / plan.target.hosts
   cores = each / images_per_core
-  threads = config.data.read_threads
+  threads = config.data.read_threads or chip.host_threads  # 0: one a core
   found = []
-  if cores > threads:
+  if threads and cores > threads:
     found.append(
       f"hosts: each must read {each:,.0f} images/s at that speed, {cores:,.0f} cores "
-      f"like this machine's; config.data.read_threads is {threads}"
+      f"like this machine's; config.data.read_threads makes it {threads}"
     )
   if chip.host_threads and cores > chip.host_threads:
     found.append(

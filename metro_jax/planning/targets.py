@@ -15,6 +15,7 @@ from jax.experimental import topologies
 
 from metro_jax.planning import chips
 from metro_jax.planning.chips import Chip
+from metro_jax.text_files import one_line
 
 LOCAL = "local"
 GENERATIONS = ("v5e", "v5p", "v6e")
@@ -111,8 +112,7 @@ def _slice_devices(name: str) -> tuple[Any, ...]:
     described = topologies.get_topology_desc(topology_name=name, platform="tpu")
   except (RuntimeError, ValueError) as error:
     raise ValueError(
-      f"topology {name}: expected a slice that libtpu knows, got "
-      f"{' '.join(str(error).split())}"
+      f"topology {name}: expected a slice that libtpu knows, got {one_line(error)}"
     ) from error
   return tuple(described.devices)
 

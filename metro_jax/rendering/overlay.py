@@ -1,4 +1,4 @@
-"""Pictures of a mesh: over the photograph, from the side, as a skeleton, in a sheet.
+"""Pictures of a mesh: over the photograph, from the side, in a sheet.
 
 Everything takes plain NumPy arrays in the camera frame (x right, y down, z away from
 the camera, metres) and returns RGB uint8 pictures.
@@ -12,13 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from metro_jax.body import camera as cameras
-from metro_jax.body import joints as joint_sets
 from metro_jax.rendering import rasterizer
 
 SKIN_RGB = (0.66, 0.77, 0.92)
-LEFT_RGB = (64, 148, 255)
-RIGHT_RGB = (255, 128, 60)
-MIDDLE_RGB = (245, 245, 245)
 PAPER_RGB = (247, 247, 249)
 INK_RGB = (52, 56, 64)
 # A mesh is drawn at twice the picture's resolution, but never larger than this, so
@@ -140,46 +136,6 @@ def turn_about_vertical(
   return ((points_m - middle) @ rotation.T + middle).astype(points_m.dtype)
 
 
-def draw_skeleton(
-  image: UInt8[np.ndarray, "h w 3"],
-  joints_px: Float[np.ndarray, "j 2"],
-  names: Sequence[str],
-) -> UInt8[np.ndarray, "h w 3"]:
-  """Draws bones and joints; blue on the person's left, orange on the right.
-
-  Args:
-    image: RGB.
-    joints_px: Continuous pixels, x and y; a joint that is not finite is left out.
-    names: One a joint. Bones of `body.joints.BONES` with both ends named are drawn.
-
-  Returns:
-    A new picture.
-
-  Raises:
-    ValueError: If the names are not as many as the joints.
-  """
-  if len(names) != len(joints_px):
-    raise ValueError(
-      f"draw_skeleton: expected {len(joints_px)} joint names, got {len(names)}"
-    )
-  canvas = image.copy()
-  thickness = max(1, round(min(image.shape[:2]) / 110))
-  places = {
-    name: tuple(round(16 * (float(c) - 0.5)) for c in joint)
-    for name, joint in zip(names, joints_px, strict=True)
-    if np.isfinite(joint).all()
-  }
-  for first, second in joint_sets.BONES:
-    if first in places and second in places:
-      color = _side_color(first, second)
-      ends = places[first], places[second]
-      cv2.line(canvas, *ends, color, thickness, cv2.LINE_AA, shift=4)
-  for name, place in places.items():
-    radius = int(16 * 0.9 * thickness)
-    cv2.circle(canvas, place, radius, _side_color(name), -1, cv2.LINE_AA, shift=4)
-  return canvas
-
-
 def contact_sheet(
   images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
   columns: int,
@@ -296,15 +252,6 @@ def _clean_background(size_px: int) -> np.ndarray:
   shade = np.linspace(1.0, 0.93, size_px)[:, None, None]
   square = np.broadcast_to(shade * np.array(PAPER_RGB), (size_px, size_px, 3))
   return np.rint(square).astype(np.uint8)
-
-
-def _side_color(*names: str) -> tuple[int, int, int]:
-  """Returns the colour of a joint or bone; one end on a side is enough."""
-  if any(name.startswith("L_") for name in names):
-    return LEFT_RGB
-  if any(name.startswith("R_") for name in names):
-    return RIGHT_RGB
-  return MIDDLE_RGB
 
 
 def _fit(image: np.ndarray, cell_px: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW_BITS = np.uint64(0xFFFFFFFF)
@@ -26,22 +26,18 @@ class Samples(NamedTuple):
   depth: Float[np.ndarray, " n"]
 
 
-class Fragments(NamedTuple):
-  """What every pixel of a picture sees; face -1 and depth inf where nothing is."""
-
-  face: Int[np.ndarray, "h w"]
-  barycentric: Float[np.ndarray, "h w 3"]
-  depth: Float[np.ndarray, "h w"]
-
-
-def rasterize(
+def sample_pixels(
   points_px: Float[np.ndarray, "v 3"],
   faces: Int[np.ndarray, "f 3"],
   height: int,
   width: int,
   cull_backfaces: bool = True,
-) -> Fragments:
-  """Finds the nearest triangle at every pixel centre.
+) -> Samples:
+  """Finds the nearest triangle at every pixel centre; lists pixels that see one.
+
+  Every face's bounding box is expanded into candidate pixels at once, and one
+  `minimum.at` over keys of depth and candidate settles which is seen. Of equally
+  deep faces the first in `faces` wins.
 
   Args:
     points_px: x right and y down in pixels, and depth growing away from the camera.
@@ -51,37 +47,8 @@ def rasterize(
     cull_backfaces: Skip faces seen from inside; right for closed meshes, twice as
       fast.
 
-  Returns:
-    Fragments of height x width.
-
   Raises:
     ValueError: If the picture has no pixels or a face names a point that is not there.
-  """
-  samples = sample_pixels(points_px, faces, height, width, cull_backfaces)
-  face = np.full(height * width, -1, np.int32)
-  barycentric = np.zeros((height * width, 3), np.float32)
-  depth = np.full(height * width, np.inf, np.float32)
-  face[samples.pixel] = samples.face
-  barycentric[samples.pixel] = samples.barycentric
-  depth[samples.pixel] = samples.depth
-  shape = (height, width)
-  return Fragments(
-    face.reshape(shape), barycentric.reshape(*shape, 3), depth.reshape(shape)
-  )
-
-
-def sample_pixels(
-  points_px: Float[np.ndarray, "v 3"],
-  faces: Int[np.ndarray, "f 3"],
-  height: int,
-  width: int,
-  cull_backfaces: bool = True,
-) -> Samples:
-  """As `rasterize`, but lists only the pixels that see the mesh; faster.
-
-  Every face's bounding box is expanded into candidate pixels at once, and one
-  `minimum.at` over keys of depth and candidate settles which is seen. Of equally
-  deep faces the first in `faces` wins.
   """
   _check(points_px, faces, height, width)
   if not len(faces):
@@ -236,45 +203,6 @@ def lambert(
   return (ambient + (1.0 - ambient) * facing.clip(0, None))[:, None].astype(np.float32)
 
 
-def render(
-  points_px: Float[np.ndarray, "v 3"],
-  faces: Int[np.ndarray, "f 3"],
-  height: int,
-  width: int,
-  color: tuple[float, float, float] | Float[np.ndarray, "v 3"] = (0.65, 0.74, 0.86),
-  light: tuple[float, float, float] = (0.3, -0.5, -0.8),
-  supersample: int = 2,
-) -> UInt8[np.ndarray, "h w 4"]:
-  """Draws a lit mesh on nothing.
-
-  Args:
-    points_px: x, y and depth, all in pixels (depth too, so that normals are true).
-    faces: Corner indices, counter-clockwise seen from outside.
-    height: Of the picture, in pixels.
-    width: Of the picture, in pixels.
-    color: RGB in [0, 1], one for all or one a vertex.
-    light: Direction towards the light, camera frame.
-    supersample: Samples along each side of a pixel.
-
-  Returns:
-    RGBA; alpha is the share of the pixel that the mesh covers, colour is not
-    premultiplied.
-  """
-  scaled = np.asarray(points_px, np.float64) * supersample
-  high, wide = height * supersample, width * supersample
-  samples = sample_pixels(scaled, faces, high, wide)
-  albedo = np.broadcast_to(np.asarray(color, np.float32), (len(points_px), 3))
-  direction = np.asarray(light, np.float32)
-  normals = interpolate(samples, faces, vertex_normals(scaled, faces))
-  shade = lambert(normals, direction / np.linalg.norm(direction))
-  canvas = resolve(
-    samples, interpolate(samples, faces, albedo) * shade, high, wide, supersample
-  )
-  alpha = canvas[..., 3:]
-  canvas[..., :3] /= np.maximum(alpha, 1e-6)
-  return np.rint(canvas.clip(0, 1) * 255).astype(np.uint8)
-
-
 def resolve(
   samples: Samples,
   colors: Float[np.ndarray, "n 3"],
@@ -297,8 +225,8 @@ def resolve(
   canvas = np.zeros((height * width, 4), np.float32)
   canvas[samples.pixel, :3] = colors
   canvas[samples.pixel, 3] = 1.0
-  canvas = canvas.reshape(height, width, 4)
+  picture = canvas.reshape(height, width, 4)
   if supersample == 1:
-    return canvas
+    return picture
   size = (width // supersample, height // supersample)
-  return cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
+  return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

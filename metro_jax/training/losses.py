@@ -112,7 +112,7 @@ def compute(
     counts: By which sums are divided, if the batch comes in parts; see `count`.
   """
   if config.recipe == "released":
-    root = config.root
+    root = root_of(targets.joints_3d)
     return released(prediction, targets, joint_regressor, axis_name, root, counts)
   return paper(prediction, targets, joint_regressor, config, axis_name, counts)
 
@@ -161,7 +161,7 @@ def paper(
     targets: The labels.
     joint_regressor: The same joints from the full mesh.
     weights: `vertices`, `joints`, `regressed_joints`, `projection`, `vertex_levels`,
-      the share of each mesh level, coarse to fine, and `root`, a key of `ROOTS`.
+      the share of each mesh level, coarse to fine.
     axis_name: The mapped axis of the devices, None outside a map.
     counts: As for `compute`.
 
@@ -179,8 +179,8 @@ def paper(
   counts = counts or _count(targets, axis_name)
 
   def joint_term(predicted: Array) -> Array:
-    errors = _joint_errors(predicted, targets.joints_3d, _l1, weights.root)
-    errors = errors.sum(-1).mean(-1)
+    labels = targets.joints_3d
+    errors = _joint_errors(predicted, labels, _l1, root_of(labels)).sum(-1).mean(-1)
     return _labelled_mean(errors, targets.has_joints_3d, counts.joints_3d)
 
   def projection_term(points: Array) -> Array:
@@ -341,6 +341,11 @@ def joint_gaps(
 def from_hips(points: Float[Array, "b j 3"]) -> Float[Array, "b j 3"]:
   """J14 joints with the middle of the two hips at the origin."""
   return from_root(points, "hips")
+
+
+def root_of(points: Float[Array, "b j _"]) -> str:
+  """Tells the root of a network's joints, a key of `ROOTS`, by how many they are."""
+  return "wrist" if points.shape[1] == len(joints.HAND21) else "hips"
 
 
 def from_root(points: Float[Array, "b j 3"], root: str) -> Float[Array, "b j 3"]:

@@ -229,7 +229,8 @@ def by_dataset(
 
   loss = jax.vmap(of_one)(leaves)
   regressed = losses.regress(joint_regressor, prediction.vertices[-1])
-  root, labels = config.loss.root, losses.present(targets).joints_3d
+  labels = losses.present(targets).joints_3d
+  root = losses.root_of(labels)
   known = labels[..., 3] > 0
   gaps_m = jnp.linalg.norm(losses.joint_gaps(regressed, labels, root), axis=-1)
   number = jnp.maximum(known.sum(-1), 1)

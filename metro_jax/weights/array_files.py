@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from metro_jax.text_files import one_line
 from metro_jax.weights.state_dicts import Contents
 from metro_jax.weights.torch_metro import Shape
 
@@ -129,8 +130,3 @@ def _read_header(
         f"in a member of {member.file_size:,}"
       )
   return shape, dtype
-
-
-def one_line(error: BaseException) -> str:
-  """Puts an error's text into one line, or its name."""
-  return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
+from metro_jax.text_files import one_line
 from metro_jax.weights import torch_pickles
 from metro_jax.weights.state_dicts import MAX_PATH, Contents
 from metro_jax.weights.torch_pickles import RefusedError, Storage, Tensor, Unread
@@ -95,10 +96,8 @@ def _refusing(path: pathlib.Path) -> Iterator[None]:
       text = f"expected plain tensors, got {text}"
     raise ValueError(f"{path}: {text}") from None
   except Exception as error:  # zip, pickle, struct and NumPy share no base
-    said = " ".join(str(error).split())[:200]
-    raise ValueError(
-      f"{path}: expected a whole PyTorch file, got {type(error).__name__}: {said}"
-    ) from error
+    said = one_line(f"{type(error).__name__}: {error}")
+    raise ValueError(f"{path}: expected a whole PyTorch file, got {said}") from error
 
 
 def _open_zip(file: BinaryIO) -> _Opened:

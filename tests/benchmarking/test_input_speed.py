@@ -3,7 +3,7 @@
 from metro_jax import config as base
 from metro_jax.benchmarking import input_speed, original_input, pictures
 from metro_jax.benchmarking.timing import Timing
-from metro_jax.data import augment, schema
+from metro_jax.data import augment, exact_crop, schema
 
 
 def small_config():
@@ -15,8 +15,11 @@ def small_config():
 
 def test_both_sides_do_the_same_number_of_pictures(monkeypatch):
   ours, theirs = [], []
-  crop, sample = augment.crop_example, original_input.sample
-  monkeypatch.setattr(augment, "crop_example", lambda *a: ours.append(0) or crop(*a))
+  crop, sample = exact_crop.views, original_input.sample
+  way = augment.ARITHMETICS["exact"]._replace(
+    views=lambda *a: ours.append(0) or crop(*a)
+  )
+  monkeypatch.setitem(augment.ARITHMETICS, "exact", way)
   monkeypatch.setattr(
     original_input, "sample", lambda *a: theirs.append(0) or sample(*a)
   )
@@ -25,7 +28,7 @@ def test_both_sides_do_the_same_number_of_pictures(monkeypatch):
   assert len(theirs) == 4 * (1 + found.original.repeats)
   # Ours twice, alone and with all threads, and in the second a little ahead.
   wanted = 4 * (2 + found.ours.repeats + found.whole.repeats)
-  assert wanted <= len(ours) <= wanted + 2 * small_config().data.prefetch
+  assert wanted <= len(ours) <= wanted + 2 * 2 * small_config().data.prefetch_batches
 
 
 def test_speeds_are_images_over_seconds():

@@ -6,6 +6,7 @@ import pytest
 from metro_jax import config as base
 from metro_jax.benchmarking import original_input, pictures
 from metro_jax.data import augment, schema
+from tests.fixtures.augmented import apply, augment_pose
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DRAWN = {
@@ -19,7 +20,7 @@ DRAWN = {
 def test_a_sample_is_what_our_released_crop_gives_after_the_device(name):
   example, drawn = pictures.Pictures(schema.BODY, 3)[1], DRAWN[name]
   theirs = original_input.sample(example, drawn, 224, np.random.default_rng(0))
-  ours = augment.apply(example, drawn, 224, "released")
+  ours = apply(example, drawn, 224, "released")
   pixels = np.clip(ours["image"] * drawn.color_gain, 0, 255) / 255
   want = ((pixels - MEAN) / STD).transpose(2, 0, 1)
   # Ours are rounded to whole grey levels first: half a level, times gain and 1 / std.
@@ -35,7 +36,7 @@ def test_its_pose_is_ours_as_a_rotation(name):
   cv2 = pytest.importorskip("cv2")
   example, drawn = pictures.Pictures(schema.BODY, 3)[2], DRAWN[name]
   theirs = original_input.sample(example, drawn, 224, np.random.default_rng(0))["pose"]
-  ours = augment.augment_pose(example["pose"], drawn)
+  ours = augment_pose(example["pose"], drawn)
   for a, b in zip(theirs.reshape(24, 3), ours.reshape(24, 3), strict=True):
     np.testing.assert_allclose(
       cv2.Rodrigues(a.astype(float))[0], cv2.Rodrigues(b.astype(float))[0], atol=1e-5

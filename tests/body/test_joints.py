@@ -67,19 +67,3 @@ def test_a_missing_joint_is_named():
 def test_a_left_joint_without_its_right_one_is_named():
   with pytest.raises(ValueError, match="got R_Eye"):
     joints.flip_permutation(("Nose", "L_Eye"))
-
-
-@pytest.mark.parametrize("names", [joints.J14, joints.H36M17, joints.J24])
-def test_the_stick_figure_of_a_body_has_its_fourteen_lines(names):
-  lines = {tuple(names[i] for i in pair) for pair in joints.bones(names)}
-  assert len(lines) == 14
-  assert ("L_Shoulder", "L_Elbow") in lines
-  limbs = [p for p in lines if p[0][:2] != p[1][:2] and "Neck" not in p]
-  assert limbs == [("R_Hip", "L_Hip")]  # the only line that changes sides
-
-
-def test_the_stick_figure_of_a_hand_is_five_chains_from_the_wrist():
-  pairs = joints.bones(joints.HAND21)
-  starts, ends = pairs.T
-  assert sorted(ends.tolist()) == list(range(1, 21))  # each joint has one parent
-  assert np.sum(starts == joints.HAND21.index("Wrist")) == 5

@@ -370,7 +370,6 @@ def hand_config(assets: pathlib.Path):
   config.body.assets_dir = str(assets)
   config.body.levels = (778, 195)
   config.loss.vertex_levels = (1.0, 1.0)
-  config.loss.root = "wrist"
   config.data.augment.flip_probability = 0.0
   return config
 

@@ -48,6 +48,14 @@ def test_a_run_from_before_a_key_existed_gets_its_default(tmp_path):
   assert loaded.train.batch_size == base.get_config().train.batch_size
 
 
+def test_settings_of_older_runs_that_follow_from_others_are_left_out(tmp_path):
+  old = {"data": {"prefetch": 480, "read_threads": 4}, "loss": {"root": "hips"}}
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  loaded = runs.load_config(tmp_path)
+  assert loaded.data.read_threads == 4
+  assert "prefetch" not in loaded.data and "root" not in loaded.loss
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

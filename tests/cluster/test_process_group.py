@@ -10,6 +10,7 @@ import pytest
 
 from metro_jax.cluster import consistency, process_group
 from metro_jax.data import mixture
+from tests.fixtures.in_memory import InMemory
 
 HERE = pathlib.Path(__file__).parent
 Coordinator = runpy.run_path(str(HERE / "coordinator.py"))["Coordinator"]
@@ -116,17 +117,9 @@ def test_settings_versions_and_code_are_compared(key):
   assert key in consistency.setup(base.get_config())
 
 
-class Split:
-  """Rows of labels; pictures are somebody's own."""
-
-  def __init__(self, name, labels, image=b""):
-    self.name, self.labels, self.image = name, labels, image
-
-  def __len__(self):
-    return len(self.labels)
-
-  def __getitem__(self, row):
-    return {"key": "x", "image": self.image, "pose": self.labels[row]}
+def split(name, labels, image=b""):
+  """Makes rows of labels; pictures are somebody's own."""
+  return InMemory(name, [{"key": "x", "image": image, "pose": row} for row in labels])
 
 
 def test_processes_with_other_labels_of_equal_number_are_told(monkeypatch):
@@ -136,8 +129,8 @@ def test_processes_with_other_labels_of_equal_number_are_told(monkeypatch):
 
   def work(t):
     mine = other if t.index == 1 else labels.copy()
-    split = Split("people/train", mine, bytes([t.index]))  # other pictures are none
-    t.expect_same("data", consistency.data([split, Split("synthetic/test", mine)]))
+    people = split("people/train", mine, bytes([t.index]))  # other pictures are none
+    t.expect_same("data", consistency.data([people, split("synthetic/test", mine)]))
 
   found = together(monkeypatch, 3, work)
   assert all(isinstance(error, process_group.MismatchError) for error in found)
@@ -146,7 +139,7 @@ def test_processes_with_other_labels_of_equal_number_are_told(monkeypatch):
 
 
 def test_labels_of_every_part_of_a_mixture_are_compared():
-  parts = [Split(name, np.ones((3, 3))) for name in ("a/train", "b/train")]
+  parts = [split(name, np.ones((3, 3))) for name in ("a/train", "b/train")]
   before = consistency.data([mixture.Mixture(parts)])
   parts[1].labels[2] = 0
   after = consistency.data([mixture.Mixture(parts)])

@@ -20,7 +20,7 @@ from metro_jax import train as command
 from metro_jax.checkpoints import checkpoint
 from metro_jax.cluster import process_group, stopping
 from metro_jax.cluster.stopping import Stopped, StopRequest
-from metro_jax.data.builders.synthetic import builder, chunks
+from metro_jax.data.builders import prepared, shards
 from metro_jax.evaluation import baseline, evaluator
 from metro_jax.models import setup
 
@@ -316,8 +316,8 @@ def logged(workdir: pathlib.Path) -> list[dict]:
 # Where the request comes: the call, by its number since the start, and the last step
 # that the next start finds.
 MOMENTS = (
-  (chunks._Worker, "draw", 2, None),
-  (builder, "_write_records", 1, None),
+  (shards._Worker, "write", 2, None),
+  (prepared, "_finish", 1, None),
   (command.setup, "build", 1, None),
   (command.RunCheckpoints, "start", 1, None),
   (command.MetricWindow, "add", 1, None),  # a step is in the making, none is made

@@ -1,5 +1,8 @@
 """Crops, scales, turns and mirrors, and the labels that go with them."""
 
+import pathlib
+import runpy
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +10,12 @@ import pytest
 from metro_jax import config as base
 from metro_jax.body import camera, humanoid, joints
 from metro_jax.body.body_model import pose_body, regress_joints
-from metro_jax.data import augment
-from metro_jax.rendering import rasterizer
+from metro_jax.data import augment, exact_crop, jpegs
+from metro_jax.data.exact_crop import Crop
+from tests.fixtures.augmented import apply, augment_pose
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+rasterize = runpy.run_path(str(FIXTURES / "rasterized.py"))["rasterize"]
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 QUARTER = np.pi / 2
@@ -122,14 +129,13 @@ def test_switching_one_change_off_leaves_the_others_as_they_were():
 )
 def test_crop_affine_by_hand(change, from_px, to_px):
   center = np.array([100.0, 60.0], np.float32)
-  affine = augment.crop_affine(center, np.float32(80), change, 40)
-  np.testing.assert_allclose(affine @ [*from_px, 1.0], to_px, atol=1e-12)
+  crop = augment.crop_of(example(center_px=center, box_px=np.float32(80)), change, 40)
+  np.testing.assert_allclose(crop.affine() @ [*from_px, 1.0], to_px, atol=1e-12)
 
 
 def test_crop_of_the_whole_picture_is_the_picture():
   image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-  affine = augment.crop_affine(np.array([32.0, 32.0]), 64.0, augment.identity(), 64)
-  np.testing.assert_array_equal(augment.crop(image, affine, 64), image)
+  np.testing.assert_array_equal(exact_crop.warp(image, Crop([32, 32], 64, 64)), image)
 
 
 def bilinear(image, affine, crop_px):
@@ -152,13 +158,11 @@ def bilinear(image, affine, crop_px):
 @pytest.mark.parametrize("flip", [False, True])
 def test_crop_samples_bilinearly_at_pixel_centres(flip):
   image = np.random.default_rng(0).integers(0, 256, (90, 110, 3), dtype=np.uint8)
-  change = augmentation(1.1, 0.4, flip)
-  center = np.array([71.3, 33.8])
-  affine = augment.crop_affine(center, 83.7, change, 64)
-  ours = augment.crop(image, affine, 64).astype(float)
+  crop = Crop([71.3, 33.8], 83.7, 64, 1.1, 0.4, flip)
+  ours = exact_crop.warp(image, crop).astype(float)
   # Half a grey level is rounding; OpenCV 4 also rounds places to 1/32 pixel.
   allowed = 0.51 if int(cv2.__version__[0]) >= 5 else 16
-  assert np.abs(ours - bilinear(image, affine, 64)).max() < allowed
+  assert np.abs(ours - bilinear(image, crop.affine(), 64)).max() < allowed
 
 
 @pytest.mark.parametrize("size", [400, 403])
@@ -166,13 +170,8 @@ def test_a_small_crop_averages_fine_patterns_away(size):
   row, column = np.mgrid[:size, :size]
   stripes = np.where((column + row) % 2, 255, 0).astype(np.uint8)
   image = np.repeat(stripes[..., None], 3, axis=-1)
-  affine = augment.crop_affine(
-    np.array([size / 2, size / 2]), size * 0.9, augment.identity(), 40
-  )
-  for small in (
-    augment.crop(image, affine, 40),
-    augment.crop_jpeg(jpeg(image), affine, 40)[..., :3],
-  ):
+  crop = Crop([size / 2, size / 2], size * 0.9, 40)
+  for small in (exact_crop.warp(image, crop), *exact_crop.views(jpeg(image), [crop])):
     assert np.abs(small.astype(int) - 127).max() < 16
 
 
@@ -201,7 +200,7 @@ def test_a_drawn_joint_is_where_its_label_says(size_px, crop_px, change):
   points = np.zeros((24, 3), np.float32)
   left, right = joints.J24.index("L_Wrist"), joints.J24.index("R_Wrist")
   points[left] = [*where, 1.0]
-  fields = augment.apply(
+  fields = apply(
     example(
       image=jpeg(spots([where], size_px, size_px / 40)),
       center_px=np.full(2, size_px / 2, np.float32),
@@ -221,7 +220,7 @@ def test_a_drawn_joint_is_where_its_label_says(size_px, crop_px, change):
 
 def test_identity_keeps_every_label():
   given = example()
-  fields = augment.apply(given, augment.identity(), 64)
+  fields = apply(given, augment.identity(), 64)
   box = (given["joints_2d_px"][:, :2] - [50.0, 40.0]) / 40.0
   np.testing.assert_allclose(fields["joints_2d"][:, :2], box, atol=1e-6)
   for name in ("joints_3d_m", "pose", "shape"):
@@ -231,9 +230,9 @@ def test_identity_keeps_every_label():
 
 def test_mirroring_twice_gives_the_labels_back():
   given = example()
-  once = augment.apply(given, augmentation(flip=True), 64)
+  once = apply(given, augmentation(flip=True), 64)
   assert not np.allclose(once["pose"], given["pose"])
-  again = augment.apply(
+  again = apply(
     given | {name: once[name] for name in ("joints_3d_m", "pose")},
     augmentation(flip=True),
     64,
@@ -244,7 +243,7 @@ def test_mirroring_twice_gives_the_labels_back():
 
 def test_3d_joints_turn_right_to_down_after_the_mirror():
   given = example()
-  fields = augment.apply(given, augmentation(rotation_rad=QUARTER, flip=True), 64)
+  fields = apply(given, augmentation(rotation_rad=QUARTER, flip=True), 64)
   left, right = joints.J24.index("L_Knee"), joints.J24.index("R_Knee")
   x, y, z, confidence = given["joints_3d_m"][right]
   # Mirrored (-x, y), then a quarter turn (a, b) -> (-b, a).
@@ -255,7 +254,7 @@ def test_3d_joints_turn_right_to_down_after_the_mirror():
 
 def test_mirrored_pose_conjugates_every_rotation_by_the_mirror():
   given = example()
-  turned = augment.augment_pose(given["pose"], augmentation(flip=True)).reshape(24, 3)
+  turned = augment_pose(given["pose"], augmentation(flip=True)).reshape(24, 3)
   original = given["pose"].reshape(24, 3).astype(float)
   for ours, theirs in (("L_Elbow", "R_Elbow"), ("R_Hip", "L_Hip"), ("Spine2",) * 2):
     expected = MIRROR @ matrix(original[joints.SMPL24.index(theirs)]) @ MIRROR
@@ -279,7 +278,7 @@ def test_only_the_root_turns_with_the_picture(root, angle):
   """Half turns included: they are what stands a body upright."""
   pose = example()["pose"].astype(float)
   pose[:3] = root
-  turned = augment.augment_pose(pose, augmentation(rotation_rad=angle))
+  turned = augment_pose(pose, augmentation(rotation_rad=angle))
   in_plane = matrix(np.array([0.0, 0.0, angle]))
   np.testing.assert_allclose(
     matrix(turned[:3]), in_plane @ matrix(np.array(root)), atol=1e-12
@@ -305,11 +304,12 @@ def test_labels_of_several_examples_move_as_each_alone():
     augmentation(),
     augmentation(1.0, 0.0, True),
   ]
-  for arithmetic in ("exact", "released"):
-    affines = augment.crop_affines(several, changes, 64)
-    together = augment.move_labels(several, changes, affines, 64, arithmetic)
-    for n, (one, change) in enumerate(zip(several, changes, strict=True)):
-      alone = augment.apply(one, change, 64, arithmetic)
+  pairs = list(zip(several, changes, strict=True))
+  for arithmetic, way in augment.ARITHMETICS.items():
+    crops = [augment.crop_of(*pair, 64) for pair in pairs]
+    together = augment.move_labels(several, crops, way)
+    for n, (one, change) in enumerate(pairs):
+      alone = apply(one, change, 64, arithmetic)
       for name, values in together.items():
         np.testing.assert_array_equal(values[n], alone[name])
   assert together["pose"].any(axis=1).tolist() == [True, False, True, True]
@@ -324,7 +324,7 @@ def test_labels_that_are_missing_stay_zero():
   }
   given = example(**nothing)
   given["joints_2d_px"][5] = 0.0
-  fields = augment.apply(given, augmentation(1.1, 0.5, False), 64)
+  fields = apply(given, augmentation(1.1, 0.5, False), 64)
   assert not fields["pose"].any() and not fields["joints_3d_m"].any()
   assert not fields["shape"].any() and not fields["joints_2d"][5].any()
   assert fields["joints_2d"][6].all()
@@ -332,7 +332,7 @@ def test_labels_that_are_missing_stay_zero():
 
 def test_colours_are_left_to_the_device():
   gain = np.array([0.6, 1.0, 1.4], np.float32)
-  fields = augment.apply(example(), augment.Augmentation(1.0, 0.0, False, gain), 64)
+  fields = apply(example(), augment.Augmentation(1.0, 0.0, False, gain), 64)
   np.testing.assert_array_equal(fields["color_gain"], gain)
   assert np.abs(fields["image"][32, 32].astype(int) - 90).max() <= 1
 
@@ -340,7 +340,7 @@ def test_colours_are_left_to_the_device():
 def test_decoded_pictures_are_red_green_blue():
   image = np.zeros((16, 16, 3), np.uint8)
   image[..., 0] = 200
-  red, green, blue = augment.decode(jpeg(image))[8, 8].astype(int)
+  red, green, blue = jpegs.rgb(jpeg(image))[8, 8].astype(int)
   assert abs(red - 200) < 4 and green < 4 and blue < 4
 
 
@@ -348,12 +348,12 @@ def test_decoded_pictures_are_red_green_blue():
 def test_an_unreadable_picture_is_named_as_such(damage):
   cut = jpeg(spots([(20, 20)], 64, 9))[:400]
   with pytest.raises(ValueError, match="image: expected a whole JPEG, got"):
-    augment.decode(cut if damage is None else damage)
+    jpegs.rgb(cut if damage is None else damage)
 
 
 def test_extreme_boxes_neither_crash_nor_hang():
   for box_px in (1e-20, 1e-3, 1e6, 1e20):
-    fields = augment.apply(example(box_px=np.float32(box_px)), augment.identity(), 32)
+    fields = apply(example(box_px=np.float32(box_px)), augment.identity(), 32)
     assert fields["image"].shape == (32, 32, 3)
 
 
@@ -386,7 +386,7 @@ def person(body, seed):
     )
 
   drawn = np.concatenate([to_pixels(vertices[0]), vertices[0][:, 2:]], axis=1)
-  mask = rasterizer.rasterize(drawn, body.faces, IMAGE_PX, IMAGE_PX).face >= 0
+  mask = rasterize(drawn, body.faces, IMAGE_PX, IMAGE_PX).face >= 0
   ones = np.ones((24, 1), np.float32)
   return example(
     image=jpeg(np.repeat(np.where(mask, 255, 0).astype(np.uint8)[..., None], 3, -1)),
@@ -424,7 +424,7 @@ def test_augmented_labels_pose_the_body_that_the_augmented_picture_shows(
   """Rendering the mirrored, turned body gives the mirrored, turned picture."""
   crop_px = 190
   given = person(body, seed)
-  fields = augment.apply(given, change, crop_px)
+  fields = apply(given, change, crop_px)
   pose, shape = fields["pose"][None], fields["shape"][None]
   vertices = pose_body(body, pose, shape).vertices
   joints_m = regress_joints(body.regressors["j24"], vertices)[0]
@@ -448,6 +448,6 @@ def test_augmented_labels_pose_the_body_that_the_augmented_picture_shows(
   # ... and covers the person in the crop.
   pixels = (camera.weak_perspective(vertices[0], view) + 1) / 2 * crop_px
   drawn = np.concatenate([pixels, vertices[0][:, 2:]], axis=1)
-  mask = rasterizer.rasterize(drawn, body.faces, crop_px, crop_px).face >= 0
+  mask = rasterize(drawn, body.faces, crop_px, crop_px).face >= 0
   assert mask.mean() > 0.03
   assert silhouettes_differ(mask, fields["image"][..., 0] > 127) <= 2

@@ -7,17 +7,12 @@ import pytest
 from metro_jax import config as base
 from metro_jax.data import datasets, mixture, schema
 from metro_jax.data.builders import prepared
+from tests.fixtures.in_memory import InMemory
 
 
-class Rows:
-  def __init__(self, name, labels):
-    self.name, self.labels = name, labels
-
-  def __len__(self):
-    return 3
-
-  def __getitem__(self, row):
-    return {"key": f"{self.name} {row}"}
+def rows(name, labels):
+  examples = [{"key": f"{name} {row}"} for row in range(3)]
+  return InMemory(name, examples, labels=labels)
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def there(monkeypatch):
   monkeypatch.setattr(
     prepared,
     "open_split",
-    lambda folder, name, split: Rows(f"{name}/{split}", found[f"{name}/{split}"]),
+    lambda folder, name, split: rows(f"{name}/{split}", found[f"{name}/{split}"]),
   )
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from metro_jax.body import camera, joints
 from metro_jax.data import augment, framing
+from metro_jax.data.exact_crop import Crop
 from metro_jax.data.framing import Frame
 
 # Standing: shoulders at y = 20, hips at 50, head at 5, ankles at 100.
@@ -70,8 +71,7 @@ def test_what_is_turned_back_lands_on_the_same_pixels():
   box = Frame(np.array([310.0, 240.0]), 260.0, 0.0)
   crop = weak[0] * (points_m[:, :2] + weak[1:])
   # Crop to picture by the inverse of the very map that cuts the picture out.
-  turn = augment.identity()._replace(rotation_rad=0.7)
-  affine = augment.crop_affine(frame.center_px, frame.side_px, turn, 64)
+  affine = Crop(frame.center_px, frame.side_px, 64, rotation_rad=0.7).affine()
   px = np.linalg.solve(affine[:, :2], ((crop + 1) * 32 - affine[:, 2]).T).T
   back_m, told = framing.turn_back(points_m, weak, frame, box)
   seen = camera.weak_perspective(back_m, told)
@@ -103,7 +103,7 @@ def test_second_views_stand_upright_whatever_the_picture_and_the_mirror(flip):
     rng = np.random.default_rng(n)
     given = augment.identity()._replace(flip=flip)
     changed, augmentation = framing.train_view(rng, person, given)
-    affine = augment.crop_affines([changed], [augmentation], 64)[0]
+    affine = augment.crop_of(changed, augmentation, 64).affine()
     seen = person["joints_2d_px"][joints.J14_FROM_J24, :2] @ affine[:, :2].T
     up = seen[[8, 9]].mean(0) - seen[[2, 3]].mean(0)
     lean = np.degrees(np.arctan2(up[0], -up[1]))

@@ -9,24 +9,17 @@ import pytest
 from metro_jax.data import mixture
 from metro_jax.data.mixture import Mixture
 from metro_jax.data.pipeline import Source
+from tests.fixtures.in_memory import InMemory
 
 
-class Rows:
-  """Examples that are their own names."""
-
-  def __init__(self, name, count):
-    self.name, self.count = name, count
-
-  def __len__(self):
-    return self.count
-
-  def __getitem__(self, row):
-    return {"key": f"{self.name}{range(self.count)[row]}"}
+def named(name, count):
+  """Makes examples that are their own names."""
+  return InMemory(name, [{"key": f"{name}{row}"} for row in range(count)])
 
 
 def of(*counts, weights=()):
   names = itertools.islice("abcdef", len(counts))
-  return Mixture([Rows(*pair) for pair in zip(names, counts, strict=True)], weights)
+  return Mixture([named(*pair) for pair in zip(names, counts, strict=True)], weights)
 
 
 def rows(source, places):
@@ -45,7 +38,7 @@ def test_rows_count_through_the_datasets_in_order():
 
 
 def test_a_single_dataset_is_part_0():
-  assert mixture.part(Rows("a", 5), 4) == 0
+  assert mixture.part(named("a", 5), 4) == 0
 
 
 def test_without_weights_an_epoch_is_every_example_once_shuffled_together():

@@ -11,6 +11,7 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.data import augment, mixture, pipeline
+from tests.fixtures.augmented import apply
 
 IMAGE_PX = 32
 
@@ -58,7 +59,6 @@ def make_config(batch_size=6, threads=2, seed=0):
   config.seed = seed
   config.data.image_px = IMAGE_PX
   config.data.read_threads = threads
-  config.data.prefetch = 8
   config.train.batch_size = batch_size
   config.eval.batch_size = batch_size
   return config
@@ -115,8 +115,6 @@ def test_hands_go_the_same_way():
   np.testing.assert_array_equal(batch.pose[:, 3:], rest * batch.has_mesh[:, None])
   padded = evaluate(source, config)[-1]
   assert padded.joints_2d.shape == (6, 21, 3) and not padded.valid[-1]
-  with pytest.raises(ValueError, match=r"row 0 .* expected shape \(21, 3\)"):
-    evaluate(Source(1), config)
 
 
 def test_an_example_knows_its_dataset_in_a_mixture():
@@ -158,7 +156,7 @@ def test_training_examples_are_what_their_seed_and_place_say():
   place = 15
   drawn = augment.numbers(config.seed, place, 1)
   (change,) = augment.sample(drawn, config.data.augment)
-  fields = augment.apply(source.examples[seen.index[place]], change, IMAGE_PX)
+  fields = apply(source.examples[seen.index[place]], change, IMAGE_PX)
   for name, value in fields.items():
     np.testing.assert_array_equal(getattr(seen, name)[place], value)
 
@@ -176,7 +174,7 @@ def test_starting_at_a_step_continues_the_uninterrupted_run(step):
 def test_starting_late_reads_nothing_before():
   source = Source(10)
   train(source, 1, start_step=100_000)
-  assert source.reads <= 6 + 8  # a batch and the examples read ahead
+  assert source.reads <= 6 + 12  # a batch and the two read ahead
 
 
 def test_a_run_that_ends_reads_no_further():
@@ -188,10 +186,10 @@ def test_a_run_that_ends_reads_no_further():
   assert source.reads == 2 * 6
 
 
-@pytest.mark.parametrize(("batch_size", "prefetch"), [(6, 1), (7, 5), (6, 480)])
-def test_how_many_examples_a_thread_takes_changes_nothing(batch_size, prefetch):
+@pytest.mark.parametrize(("batch_size", "threads"), [(6, 12), (7, 4), (6, 1), (6, 0)])
+def test_how_many_examples_a_thread_takes_changes_nothing(batch_size, threads):
   config, source = make_config(batch_size), Source(10)
-  config.data.prefetch = prefetch
+  config.data.read_threads = threads
   for kind in (train, evaluate):
     size = (3,) if kind is train else ()
     ours = kind(source, *size, config=config)
@@ -252,7 +250,7 @@ def test_evaluation_sees_every_example_exactly_once(examples, processes):
 def test_evaluation_changes_nothing_about_an_example():
   source = Source(5)
   (batch,) = evaluate(source)
-  fields = augment.apply(source.examples[4], augment.identity(), IMAGE_PX)
+  fields = apply(source.examples[4], augment.identity(), IMAGE_PX)
   for name, value in fields.items():
     np.testing.assert_array_equal(getattr(batch, name)[4], value)
 
@@ -285,12 +283,6 @@ def test_an_empty_split_is_refused():
       make(Source(0), make_config())
 
 
-def broken(name, place, value):
-  array = np.array(example(3)[name])
-  array[place] = value
-  return {name: array}
-
-
 WHOLE = example(3)["image"]
 
 
@@ -299,15 +291,9 @@ WHOLE = example(3)["image"]
   [
     ({"image": WHOLE[: len(WHOLE) // 2]}, "image: expected a whole JPEG, got "),
     ({"image": b""}, "image: expected a whole JPEG, got 0 bytes"),
-    (broken("pose", 5, np.nan), r"pose: expected finite numbers, got nan at \[5\]"),
-    (broken("joints_2d_px", (2, 1), np.inf), r"joints_2d_px: .* got inf at \[2, 1\]"),
-    (broken("joints_3d_m", (0, 3), 1.5), "confidences 0 to 1, got 1.5"),
-    ({"shape": np.zeros(11)}, r"shape: expected shape \(10,\), got \(11,\)"),
-    ({"box_px": np.float32(-4)}, "box_px: expected a positive side, got -4"),
-    ({"center_px": np.array(["a", "b"])}, "center_px: expected numbers, got <U1"),
   ],
 )
-def test_a_bad_example_is_named_in_one_line(damaged, message):
+def test_a_bad_picture_is_named_in_one_line(damaged, message):
   source = Source(6, **damaged)
   with pytest.raises(ValueError, match=message) as caught:
     evaluate(source)
@@ -315,13 +301,6 @@ def test_a_bad_example_is_named_in_one_line(damaged, message):
   assert "\n" not in str(caught.value)
   with pytest.raises(ValueError, match=r"^made_up/train row 3 "):
     train(source, 1)
-
-
-def test_a_missing_field_is_named():
-  source = Source(6)
-  del source.examples[3]["pose"]
-  with pytest.raises(ValueError, match=r"row 3 .* expected the field pose, got \["):
-    evaluate(source)
 
 
 def test_an_unreadable_record_is_named_in_one_line():

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import pathlib
+import pickle
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -322,6 +324,28 @@ def test_a_row_that_never_ends_is_refused(odd_readers, tmp_path, monkeypatch):
   assert summary.kept == 9
   lines = (prepared.folder_of(tmp_path, "x", "y") / "refused.tsv").read_text()
   assert lines == "odd row 5\treading it took over 1 s twice\n"
+
+
+def test_a_process_that_is_stopped_lets_go_of_the_thread_that_waits(
+  odd_readers, tmp_path
+):
+  reader, said = odd_readers.OddReader(endless=(0,)), []
+  job = pickle.dumps((reader, tmp_path, 0))
+  worker = shards._Worker(job, reader, lambda _: None)
+
+  def wait():
+    try:
+      worker.write(shards.Shard("x", 0, 10))
+    except RuntimeError as error:
+      said.append(str(error))
+
+  thread = threading.Thread(target=wait, daemon=True)
+  thread.start()
+  time.sleep(0.5)
+  worker.stop()
+  thread.join(20)
+  worker.close()
+  assert said == ["the build was stopped"]
 
 
 def test_a_process_that_cannot_start_is_reported(odd_readers, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from metro_jax.data import augment
+from metro_jax.data import jpegs
 from metro_jax.data.readers import formats
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -48,7 +48,7 @@ def test_versions_follow_each_other_and_name_the_group(folder, made):
     *("gs", "gs", "hom", "hom", "sample", "sample", "auto", "auto"),
   ]
   assert reader.where(5) == "training/rgb/00000005.jpg"
-  bright = [augment.decode(reader.read(row)["image"]).mean() for row in (1, 3, 5, 7)]
+  bright = [jpegs.rgb(reader.read(row)["image"]).mean() for row in (1, 3, 5, 7)]
   np.testing.assert_allclose(
     bright, made[1].image.mean() * np.array([1, 0.9, 0.8, 0.7]), rtol=0.02
   )

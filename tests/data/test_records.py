@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from metro_jax.data import schema
-from metro_jax.data.builders import records
+from metro_jax.data.builders import records, split_source
 
 
 def example(labels, **fields):
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back_bit_for_bit(labels):
     example(labels, camera=[1, 2, 3]),
     schema.make_example(labels, "", b"\xff", [0, 0], 1),
   ):
-    found = records.parse(records.writer(labels)(one), labels)
+    found = split_source.parse(records.writer(labels)(one), labels)
     assert_same(found, one)
     for name, value in one.items():
       assert type(found[name]) is type(value), name
@@ -64,14 +64,14 @@ def test_what_tensorflow_datasets_writes_is_read():
   one = example(schema.BODY)
   features = records.features(schema.BODY)
   message = features.serialize_example(features.encode_example(dict(one)))
-  assert_same(records.parse(message, schema.BODY), one)
+  assert_same(split_source.parse(message, schema.BODY), one)
 
 
 def test_a_cut_message_is_never_an_example():
   message = records.writer(schema.BODY)(example(schema.BODY))
   for end in [*range(0, 200, 7), *range(1_000, len(message), 997)]:
     with pytest.raises((ValueError, IndexError)):
-      records.parse(message[:end], schema.BODY)
+      split_source.parse(message[:end], schema.BODY)
 
 
 def test_features_tell_bodies_from_hands():

@@ -12,6 +12,8 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.data import augment, pipeline, released_crop
+from tests.fixtures.augmented import apply
+from tests.fixtures.in_memory import InMemory
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "image_cv5.npz"
 CENTER_PX, BOX_PX = np.array([24.0, 30.0], np.float32), np.float32(60)
@@ -76,13 +78,13 @@ def test_the_map_and_whole_pixels_are_the_released_codes(goldens, case):
 def test_crops_are_the_released_codes(goldens, case, picture):
   *center_px, scale, side, degrees = goldens[f"crop32_case/{case}"]
   image = goldens[IMAGES[picture]]
-  got = released_crop.crop(image, np.array(center_px), scale, int(side), degrees)
+  got = released_crop.cut_out(image, np.array(center_px), scale, int(side), degrees)
   assert_grey_levels_equal("crop", got, goldens[f"crop32/{picture}/{case}"])
 
 
 @pytest.mark.parametrize(("case", "degrees"), [(0, 0.0), (1, 25.0)])
 def test_large_crops_are_the_released_codes(goldens, case, degrees):
-  got = released_crop.crop(goldens["img"], CENTER_PX, 0.25, 224, degrees)
+  got = released_crop.cut_out(goldens["img"], CENTER_PX, 0.25, 224, degrees)
   want = goldens[f"crop224/{case}/every7"]
   assert_grey_levels_equal("crop", got[::7, ::7], want)
   stat = got.mean(), got.std(), got.min(), got.max()
@@ -92,7 +94,7 @@ def test_large_crops_are_the_released_codes(goldens, case, degrees):
 @pytest.mark.parametrize("case", range(5))
 def test_an_augmented_example_has_the_released_codes_picture_and_labels(goldens, case):
   change = augmentation(goldens, case)
-  got = augment.apply(example(goldens), change, 224, "released")
+  got = apply(example(goldens), change, 224, "released")
 
   pixels = np.clip(got["image"] * change.color_gain, 0, 255).transpose(2, 0, 1)
   want = goldens[f"rgb/{case}/every7"] * 255.0
@@ -108,14 +110,14 @@ def test_an_augmented_example_has_the_released_codes_picture_and_labels(goldens,
 def test_scaled_joints_are_those_of_the_released_dataset(goldens, item, flip):
   scale = float(goldens[f"item/{item}/scale"]) / 0.3
   change = augment.Augmentation(scale, 0.0, flip, np.ones(3, np.float32))
-  got = augment.apply(example(goldens), change, 224, "released")
+  got = apply(example(goldens), change, 224, "released")
   np.testing.assert_array_equal(got["joints_2d"], goldens[f"item/{item}/joints_2d"])
 
 
 def test_a_turned_crop_reads_from_places_rounded_to_a_32nd_of_a_pixel():
   ramp = np.tile(np.arange(64, dtype=np.uint8)[:, None], (64, 1, 3))
   # The box is as large as the crop, so that resizing changes nothing.
-  got = released_crop.crop(ramp, np.array([32.0, 32.0]), 32 / 200, 32, 25.0)
+  got = released_crop.cut_out(ramp, np.array([32.0, 32.0]), 32 / 200, 32, 25.0)
   row, column = np.mgrid[-15.5:16, -15.5:16]
   angle = np.deg2rad(25.0)
   exact = 31.5 + np.cos(angle) * column - np.sin(angle) * row
@@ -126,7 +128,7 @@ def test_a_turned_crop_reads_from_places_rounded_to_a_32nd_of_a_pixel():
 def test_a_box_that_begins_between_pixels_left_of_the_picture_loses_a_column():
   image = np.random.default_rng(0).integers(0, 256, (60, 48, 3), dtype=np.uint8)
   # From -19.5 to 30.5 px becomes -19 to 30, from 5.5 to 55.5 px becomes 5 to 55.
-  got = released_crop.crop(image, np.array([5.5, 30.5]), 50 / 200, 50)
+  got = released_crop.cut_out(image, np.array([5.5, 30.5]), 50 / 200, 50)
   window = np.pad(image[5:55, :30].astype(float), ((0, 0), (19, 0), (0, 0)))
   assert window.shape == (50, 49, 3)
   np.testing.assert_allclose(got, cv2.resize(window, (50, 50)), atol=1e-9)
@@ -135,27 +137,14 @@ def test_a_box_that_begins_between_pixels_left_of_the_picture_loses_a_column():
 def test_a_box_beside_the_picture_is_black():
   image = np.full((60, 48, 3), 200, np.uint8)
   for x in (-300.0, 300.0):
-    assert released_crop.crop(image, np.array([x, 30.0]), 0.25, 32, 10.0).max() == 0
+    assert released_crop.cut_out(image, np.array([x, 30.0]), 0.25, 32, 10.0).max() == 0
 
 
 @pytest.mark.parametrize("side_px", [0.5, 1e6])
 def test_boxes_without_a_pixel_or_of_a_million_are_refused(side_px):
   image = np.zeros((60, 48, 3), np.uint8)
   with pytest.raises(ValueError, match="box: expected a side of 1 to 8192"):
-    released_crop.crop(image, np.array([24.5, 30.5]), side_px / 200, 32)
-
-
-class Source:
-  name = "made_up/validation"
-
-  def __init__(self, only):
-    self.only = only
-
-  def __len__(self):
-    return 1
-
-  def __getitem__(self, row):
-    return self.only
+    released_crop.cut_out(image, np.array([24.5, 30.5]), side_px / 200, 32)
 
 
 @pytest.mark.parametrize("arithmetic", ["exact", "released"])
@@ -165,8 +154,8 @@ def test_the_pipeline_crops_as_the_config_says(goldens, arithmetic):
   config = base.get_config()
   config.data.crop = arithmetic
   config.eval.batch_size = 1
-  batch = next(pipeline.eval_batches(Source(stored), config))
-  want = augment.apply(stored, augment.identity(), 224, arithmetic)
+  batch = next(pipeline.eval_batches(InMemory("made_up/validation", [stored]), config))
+  want = apply(stored, augment.identity(), 224, arithmetic)
   np.testing.assert_array_equal(batch.image[0], want["image"])
   pixels = (batch.joints_2d[0, :, :2].astype(np.float64) + 1) * 112
   whole = np.abs(pixels - np.rint(pixels)).max() < 1e-4

@@ -94,3 +94,52 @@ def test_an_example_that_cannot_be_is_refused(wrong, message):
   fields = {"key": "a", "image": b"jpeg", "center_px": [3, 4], "box_px": 5} | wrong
   with pytest.raises(ValueError, match=message):
     schema.check_example(schema.make_example(schema.BODY, **fields))
+
+
+def whole():
+  ones = np.ones((24, 1))
+  return schema.make_example(
+    schema.BODY,
+    "a",
+    b"jpeg",
+    [3, 4],
+    5,
+    joints_2d_px=np.concatenate([np.full((24, 2), 7.0), ones], 1),
+    joints_3d_m=np.concatenate([np.full((24, 3), 0.5), ones], 1),
+    pose=np.zeros(72),
+    shape=np.zeros(10),
+  )
+
+
+def broken(name, place, value):
+  array = np.array(whole()[name])
+  array[place] = value
+  return {name: array}
+
+
+@pytest.mark.parametrize(
+  ("damaged", "message"),
+  [
+    (broken("pose", 5, np.nan), r"pose: expected finite numbers, got nan at \[5\]"),
+    (broken("joints_2d_px", (2, 1), np.inf), r"joints_2d_px: .* got inf at \[2, 1\]"),
+    (broken("joints_3d_m", (0, 3), 1.5), "confidences 0 to 1, got 1.5"),
+    ({"shape": np.zeros(11)}, r"shape: expected shape \(10,\), got \(11,\)"),
+    ({"box_px": np.float32(-4)}, "box_px: expected a positive side, got -4"),
+    ({"center_px": np.array(["a", "b"])}, "center_px: expected numbers, got <U1"),
+  ],
+)
+def test_what_no_reader_may_make_is_named(damaged, message):
+  with pytest.raises(ValueError, match=message):
+    schema.check_example(whole() | damaged)
+
+
+def test_a_missing_field_is_named():
+  example = whole()
+  del example["pose"]
+  with pytest.raises(ValueError, match=r"expected the field pose, got \["):
+    schema.check_example(example)
+
+
+def test_other_labels_than_the_datasets_are_refused():
+  with pytest.raises(ValueError, match=r"expected shape \(21, 3\)"):
+    schema.check_example(whole(), schema.HAND)

@@ -36,13 +36,13 @@ class Reader:
 
 def sound(span, most_refused=4, known_bad=None, at_row=lambda row: None):
   refused = []
-  found = valid_rows.sound_rows(
+  found = valid_rows.valid_rows(
     Reader(), span, known_bad or {}, at_row, refused, most_refused
   )
   return list(found), refused
 
 
-def test_sound_rows_come_in_order_with_their_records():
+def test_valid_rows_come_in_order_with_their_records():
   found, refused = sound(range(2, 30), known_bad={20: "it ended a process"})
   kept = [row for row in range(2, 30) if row not in (3, 5, 8, 20)]
   assert [example["key"] for example, _ in found] == [f"k/{row}" for row in kept]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from metro_jax import config as base
+from metro_jax.data import schema
 from metro_jax.evaluation import examples
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import Results
+from tests.fixtures.in_memory import InMemory
 
 VERTICES_M = np.array(
   [[-0.4, -0.4, 0], [0.4, -0.4, 0], [0, 0.5, 0], [0, 0, 0.3]], np.float32
@@ -44,30 +46,14 @@ def test_no_example_is_shown_twice_and_few_are_enough(count):
   assert examples.choose(results([np.nan]), count) == []
 
 
-class Split:
-  """Grey pictures; the row is the grey."""
-
-  name = "tiny/test"
-
-  def __len__(self):
-    return 200
-
-  def __getitem__(self, row):
+def grey_pictures():
+  """Makes pictures whose grey is their row."""
+  made = []
+  for row in range(200):
     _, jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), row, np.uint8))
-    return {
-      "key": f"test/{row}",
-      "image": jpeg.tobytes(),
-      "center_px": np.array([16, 16], np.float32),
-      "box_px": np.float32(32),
-      "joints_2d_px": np.zeros((24, 3), np.float32),
-      "joints_3d_m": np.zeros((24, 4), np.float32),
-      "pose": np.zeros(72, np.float32),
-      "shape": np.zeros(10, np.float32),
-      "camera": np.zeros(3, np.float32),
-      "has_joints_2d": np.bool_(False),
-      "has_joints_3d": np.bool_(False),
-      "has_mesh": np.bool_(False),
-    }
+    one = schema.make_example(schema.BODY, f"test/{row}", jpeg.tobytes(), [16, 16], 32)
+    made.append(one)
+  return InMemory("tiny/test", made)
 
 
 def fake_step(state, batch):
@@ -85,7 +71,7 @@ def draw(rows):
   config = base.get_config()
   config.data.image_px = 32
   config.eval.batch_size = 2 * jax.local_device_count()
-  return examples.draw(fake_step, None, Split(), rows, FACES, config)
+  return examples.draw(fake_step, None, grey_pictures(), rows, FACES, config)
 
 
 def test_rows_are_drawn_in_order_with_their_errors():

@@ -4,6 +4,7 @@ import pytest
 from metro_jax.body import body_model, humanoid
 from metro_jax.data import augment
 from metro_jax.evaluation import mirror
+from tests.fixtures.augmented import augment_pose
 
 # A roof: two vertices on the plane of symmetry, two pairs across.
 ROOF_M = np.array(
@@ -52,7 +53,7 @@ def test_the_embedded_bodys_mirrored_pose_comes_back_within_a_millimetre():
   def posed(one):
     return body_model.pose_body(body, one[None].astype(np.float32), shape).vertices
 
-  mirrored = posed(augment.augment_pose(pose, FLIP))
+  mirrored = posed(augment_pose(pose, FLIP))
   gap = mirror.unmirrored(mirror.find(body), mirrored) - posed(pose)
   gap_mm = 1000 * np.linalg.norm(gap, axis=-1)
   assert gap_mm.mean() < 0.5 and gap_mm.max() < 10

@@ -11,6 +11,7 @@ from metro_jax.body import body_model, joints
 from metro_jax.data import augment
 from metro_jax.evaluation import mirror, tta
 from metro_jax.training import step
+from tests.fixtures.augmented import augment_pose
 
 ROWS, COLUMNS = 65, 53  # of each side: 2 * 65 * 53 = 6890
 VERTICES = 2 * ROWS * COLUMNS
@@ -96,7 +97,7 @@ def posed(body):
   def vertices(one: np.ndarray) -> np.ndarray:
     return body_model.pose_body(body, one[None].astype(np.float32), shape).vertices
 
-  return vertices(pose), vertices(augment.augment_pose(pose, FLIP))
+  return vertices(pose), vertices(augment_pose(pose, FLIP))
 
 
 def test_every_vertex_finds_its_partner_and_its_partner_finds_it(found):

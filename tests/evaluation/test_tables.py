@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from metro_jax.evaluation import protocols, tables
+from tests.fixtures.in_memory import InMemory
 
 NAN = np.nan
 PROTOCOL = protocols.SYNTHETIC._replace(
@@ -61,22 +62,8 @@ def test_json_has_null_where_nothing_was_measured():
   }
 
 
-class Split:
-  name = "fake/test"
-
-  def __init__(self, *groups):
-    self.groups = groups
-
-  def __len__(self):
-    return len(self.groups)
-
-  def __getitem__(self, row):
-    group = self.groups[row]
-    return {} if group is None else {"group": group}
-
-
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0]])
 def test_groups_are_read_by_row_as_text(rows):
-  split = Split("walk", b"sit", None)
+  split = InMemory("fake/test", [{"group": "walk"}, {"group": b"sit"}, {}])
   expected = [["walk", "sit", ""][row] for row in rows]
   assert tables.groups_of(split, np.array(rows)) == expected

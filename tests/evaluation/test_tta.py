@@ -10,6 +10,8 @@ from metro_jax.body import humanoid
 from metro_jax.data import augment, pipeline
 from metro_jax.evaluation import metrics, mirror, tta
 from metro_jax.training.step import Geometry
+from tests.fixtures.augmented import apply
+from tests.fixtures.in_memory import InMemory
 
 RNG = np.random.default_rng(2)
 PX = 64
@@ -50,17 +52,8 @@ def example(row=0):
   }
 
 
-class Split:
-  name = "spots/test"
-
-  def __init__(self, count):
-    self.count = count
-
-  def __len__(self):
-    return self.count
-
-  def __getitem__(self, row):
-    return example(row)
+def spots(count):
+  return InMemory("spots/test", map(example, range(count)))
 
 
 def spot(crop):
@@ -77,7 +70,7 @@ GRID = [view(0.9), view(1.25, 40), view(1.0, -90), view(flip=True), view(1.2, 25
 def test_crops_are_those_of_the_augmentation(arithmetic):
   crops = tta.crops(example(), GRID, PX, arithmetic)
   for crop, augmentation in zip(crops, GRID, strict=True):
-    expected = augment.apply(example(), augmentation, PX, arithmetic)["image"]
+    expected = apply(example(), augmentation, PX, arithmetic)["image"]
     np.testing.assert_array_equal(crop, expected)
 
 
@@ -174,7 +167,7 @@ def test_views_without_the_unchanged_one_are_refused(key, value):
 def test_flips_of_a_hand_are_refused_before_any_device_starts():
   config = config_of(tta_flip=True)
   config.body.model, config.body.levels = "mano", (778, 195)
-  config.loss.root, config.loss.vertex_levels = "wrist", (1.0, 1.0)
+  config.loss.vertex_levels = (1.0, 1.0)
   config.data.augment.flip_probability = 0.0
   with pytest.raises(ValueError, match=r"config\.eval\.tta_flip: expected False"):
     base.validate(config)
@@ -188,7 +181,7 @@ def test_every_example_comes_once_with_its_crops_whatever_the_processes():
   assert tta.batch_size(config_of(batch_size=devices), three) == devices
   count = 2 * devices + 1
   rows, crops = [], []
-  for batch in tta.batches(Split(count), config, three):
+  for batch in tta.batches(spots(count), config, three):
     assert batch.crops.shape == (2 * devices, 2, PX, PX, 3)
     rows += batch.index[batch.valid].tolist()
     crops += list(batch.crops[batch.valid])
@@ -197,7 +190,7 @@ def test_every_example_comes_once_with_its_crops_whatever_the_processes():
     expected = tta.crops(example(row), three.augmentations[1:], PX)
     np.testing.assert_array_equal(seen, expected)
   shares = [
-    [batch.index for batch in tta.batches(Split(count), config, three, i, 2)]
+    [batch.index for batch in tta.batches(spots(count), config, three, i, 2)]
     for i in range(2)
   ]
   joined = np.concatenate([np.concatenate(pair) for pair in zip(*shares, strict=True)])
@@ -205,8 +198,7 @@ def test_every_example_comes_once_with_its_crops_whatever_the_processes():
 
 
 def test_a_bad_picture_is_named():
-  split = Split(3)
-  split.__class__ = type("Bad", (Split,), {"__getitem__": lambda _, row: broken(row)})
+  split = InMemory("spots/test", map(broken, range(3)))
   with pytest.raises(ValueError, match="spots/test row 0"):
     list(tta.batches(split, config_of(batch_size=1), views(view(0.8))))
   assert isinstance(split, pipeline.Source)

@@ -17,7 +17,7 @@ from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
 from metro_jax.training import state
 from metro_jax.training import step as steps
-from tests.fixtures.drawn import Drawn
+from tests.fixtures.drawn import drawn
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run(config):
 
 
 def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, run):
-  source, network = Drawn("test", 5, 96), run.network
+  source, network = drawn("test", 5, 96), run.network
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry)
   step = second_pass.of_split(eval_step, source, config)
@@ -59,7 +59,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
 
 
 def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
-  source, network = Drawn("test", 4, 96), run.network
+  source, network = drawn("test", 4, 96), run.network
   eval_step = evaluator.map_eval_step(network.model, steps.geometry_of(network))
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
@@ -80,7 +80,7 @@ def test_one_pass_leaves_the_step_as_it_is(config):
   def step(state, batch):
     raise AssertionError("it is not run")
 
-  assert second_pass.of_split(step, Drawn("test", 1, 96), config) is step
+  assert second_pass.of_split(step, drawn("test", 1, 96), config) is step
 
 
 def test_what_a_predictor_says_projects_where_its_last_look_saw_it(run, monkeypatch):

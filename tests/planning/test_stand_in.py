@@ -19,7 +19,6 @@ def mano_config(tmp_path):
   config = smpl_config(tmp_path)
   config.body.model = "mano"
   config.body.levels = (778, 195)
-  config.loss.root = "wrist"
   config.loss.vertex_levels = (1.0, 1.0)
   config.data.augment.flip_probability = 0.0
   config.model.token_source = "pooled"

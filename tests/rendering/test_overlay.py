@@ -106,26 +106,6 @@ def test_side_view_is_fitted_and_centred():
   assert left + right == pytest.approx(99, abs=1)
 
 
-def test_skeleton_draws_named_bones_in_the_color_of_their_side():
-  black = np.zeros((400, 400, 3), np.uint8)
-  joints_px = np.array([[80, 80], [80, 320], [320, 80], [320, 320]], np.float32) + 0.5
-  names = ("R_Elbow", "R_Wrist", "L_Elbow", "L_Wrist")
-  image = overlay.draw_skeleton(black, joints_px, names)
-  assert tuple(image[200, 80]) == overlay.RIGHT_RGB
-  assert tuple(image[200, 320]) == overlay.LEFT_RGB
-  assert not image[200, 120:280].any()  # no bone joins the two wrists or elbows
-  assert not black.any()
-
-
-def test_skeleton_leaves_out_joints_that_are_not_known():
-  black = np.zeros((100, 100, 3), np.uint8)
-  joints_px = np.array([[20, 20], [np.nan, 80]], np.float32)
-  image = overlay.draw_skeleton(black, joints_px, ("R_Elbow", "R_Wrist"))
-  assert image[20, 20].any() and not image[40:].any()
-  with pytest.raises(ValueError, match="expected 2 joint names, got 1"):
-    overlay.draw_skeleton(black, joints_px, ("R_Elbow",))
-
-
 def test_contact_sheet_places_pictures_by_row_and_keeps_their_shape():
   wide = np.full((50, 100, 3), 10, np.uint8)
   square = np.full((30, 30, 3), 200, np.uint8)

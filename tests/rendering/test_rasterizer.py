@@ -1,10 +1,15 @@
 """The z-buffer: against triangles worked by hand and a loop over pixels."""
 
+import pathlib
+import runpy
+
 import numpy as np
 import pytest
 
 from metro_jax.rendering import rasterizer
 
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+rasterize = runpy.run_path(str(FIXTURES / "rasterized.py"))["rasterize"]
 # Seen from outside with y down: the corners turn anticlockwise on the screen.
 FACE = np.array([[0, 2, 1]], np.int32)
 
@@ -38,7 +43,7 @@ def random_mesh(seed, faces=40, side=12):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_pixel_sees_the_face_that_a_loop_finds(seed, cull):
   points, faces = random_mesh(seed)
-  drawn = rasterizer.rasterize(points, faces, 9, 12, cull)
+  drawn = rasterize(points, faces, 9, 12, cull)
   face, depth = brute_force(points, faces, 9, 12, cull)
   np.testing.assert_array_equal(drawn.face, face)
   np.testing.assert_allclose(drawn.depth, depth, rtol=1e-5)
@@ -48,14 +53,14 @@ def test_a_pixel_is_covered_when_its_centre_is():
   # Right angle at the origin, legs of 3: centres with x + y <= 3 are (.5, 1.5, 2.5)
   # on the diagonal, which belongs to the triangle.
   points = np.array([[0, 0, 1], [3, 0, 1], [0, 3, 1]], np.float32)
-  drawn = rasterizer.rasterize(points, FACE, 4, 4)
+  drawn = rasterize(points, FACE, 4, 4)
   expected = [[0, 0, 0, -1], [0, 0, -1, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
   np.testing.assert_array_equal(drawn.face, expected)
 
 
 def test_barycentrics_and_depth_are_linear_on_the_screen():
   points = np.array([[0, 0, 1], [4, 0, 5], [0, 4, 9]], np.float32)
-  drawn = rasterizer.rasterize(points, FACE, 4, 4)
+  drawn = rasterize(points, FACE, 4, 4)
   # At the centre (1.5, 0.5): corner 1 has 1.5 / 4, corner 2 has 0.5 / 4.
   weights = dict(zip(FACE[0], drawn.barycentric[0, 1], strict=True))
   assert weights == pytest.approx({0: 0.5, 1: 0.375, 2: 0.125})
@@ -69,7 +74,7 @@ def test_the_nearer_triangle_hides_the_farther_whatever_their_order():
   )
   faces = np.array([[0, 2, 1], [3, 5, 4]], np.int32)
   for order in ([0, 1], [1, 0]):
-    drawn = rasterizer.rasterize(points, faces[order], 8, 8)
+    drawn = rasterize(points, faces[order], 8, 8)
     seen = np.array(order)[drawn.face]
     assert seen[0, 0] == 1 and seen[0, 6] == 0
 
@@ -77,8 +82,8 @@ def test_the_nearer_triangle_hides_the_farther_whatever_their_order():
 def test_faces_seen_from_inside_are_culled_only_on_request():
   points = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1]], np.float32)
   behind = FACE[:, ::-1]
-  assert (rasterizer.rasterize(points, behind, 4, 4).face == -1).all()
-  assert rasterizer.rasterize(points, behind, 4, 4, False).face[0, 0] == 0
+  assert (rasterize(points, behind, 4, 4).face == -1).all()
+  assert rasterize(points, behind, 4, 4, False).face[0, 0] == 0
 
 
 def test_neighbouring_triangles_leave_no_gap():
@@ -89,14 +94,14 @@ def test_neighbouring_triangles_leave_no_gap():
   corner = np.arange(81).reshape(9, 9)
   a, b, c, d = (corner[i : i + 8, j : j + 8].ravel() for i in (0, 1) for j in (0, 1))
   faces = np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
-  assert (rasterizer.rasterize(points, faces, 32, 32).face >= 0).all()
+  assert (rasterize(points, faces, 32, 32).face >= 0).all()
 
 
 @pytest.mark.parametrize("off", [(-50, 0), (50, 0), (0, -50), (0, 50)])
 def test_what_lies_outside_of_the_picture_is_not_drawn(off):
   points = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1]], np.float32)
   points[:, :2] += off
-  assert (rasterizer.rasterize(points, FACE, 6, 6).face == -1).all()
+  assert (rasterize(points, FACE, 6, 6).face == -1).all()
 
 
 def test_an_empty_mesh_and_a_flat_triangle_draw_nothing():
@@ -109,9 +114,9 @@ def test_an_empty_mesh_and_a_flat_triangle_draw_nothing():
 def test_impossible_input_is_named():
   points = np.zeros((3, 3), np.float32)
   with pytest.raises(ValueError, match=r"over 3 points, got indices 0\.\.7"):
-    rasterizer.rasterize(points, np.array([[0, 1, 7]], np.int32), 4, 4)
+    rasterize(points, np.array([[0, 1, 7]], np.int32), 4, 4)
   with pytest.raises(ValueError, match="picture with pixels, got 0x4"):
-    rasterizer.rasterize(points, FACE, 0, 4)
+    rasterize(points, FACE, 0, 4)
 
 
 def test_attributes_are_blended_by_the_corners_weights():
@@ -138,11 +143,14 @@ def test_lambert_light():
   assert bright == pytest.approx([0.5 + 0.5 * 0.8, 0.5 + 0.5 * 0.6, 0.5])
 
 
-def test_rendered_alpha_is_the_share_of_the_pixel_that_is_covered():
+def test_coverage_is_the_share_of_the_pixel_that_is_covered():
   # A wall facing the camera over the left 1.5 of 4 columns.
   points = np.array([[0, 0, 0], [1.5, 0, 0], [0, 4, 0], [1.5, 4, 0]], np.float32)
   faces = np.array([[0, 2, 1], [1, 2, 3]], np.int32)
-  picture = rasterizer.render(points, faces, 4, 4, (1.0, 0.5, 0.0), (0.0, 0.0, -1.0))
-  assert picture[0, :, 3].tolist() == [255, 128, 0, 0]
-  assert picture[0, 0, :3].tolist() == [255, 128, 0]
-  assert picture[0, 1, :3].tolist() == [255, 128, 0]
+  samples = rasterizer.sample_pixels(points * 2, faces, 8, 8)
+  colors = np.broadcast_to(np.array([1.0, 0.5, 0.0]), (len(samples.pixel), 3))
+  picture = rasterizer.resolve(samples, colors, 8, 8, supersample=2)
+  assert picture.shape == (4, 4, 4)
+  assert picture[0, :, 3].tolist() == [1.0, 0.5, 0.0, 0.0]
+  assert picture[0, 0, :3].tolist() == [1.0, 0.5, 0.0]
+  assert picture[0, 1, :3].tolist() == [0.5, 0.25, 0.0]  # times coverage

@@ -46,7 +46,7 @@ def _float64():
 def each_loss(recipe: str, root: str):
   """Losses of single examples, and the gradient of each by its prediction."""
   config = base.get_config().loss
-  config.recipe, config.root = recipe, root
+  config.recipe = recipe
   config.vertex_levels = (1.0,) * len(KINDS[root].levels)
   regressor = make_regressor(KINDS[root])
 

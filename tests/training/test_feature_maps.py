@@ -10,12 +10,12 @@ from configs import embedded
 from metro_jax.data import pipeline
 from metro_jax.models import setup
 from metro_jax.training import feature_maps, state
-from tests.fixtures.drawn import Drawn
+from tests.fixtures.drawn import drawn
 
 
 @pytest.fixture(scope="module")
 def source():
-  return Drawn("train", 5, 72)
+  return drawn("train", 5, 72)
 
 
 @pytest.fixture(scope="module")

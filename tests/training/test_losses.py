@@ -275,7 +275,7 @@ def hand_case(seed: int):
 
 def test_the_hands_released_loss_has_weights_of_one_halves_a_level_and_a_wrist():
   config = base.get_config().loss
-  config.recipe, config.root = "released", "wrist"
+  config.recipe = "released"
   prediction, targets, regressor = hand_case(7)
   got = jax.jit(lambda *case: losses.compute(*case, config))(
     *jax.tree.map(jnp.asarray, (prediction, targets)), regressor
@@ -300,7 +300,7 @@ def test_the_hands_released_loss_has_weights_of_one_halves_a_level_and_a_wrist()
 
 def test_the_papers_loss_compares_a_hands_joints_from_its_wrist():
   config = base.get_config().loss
-  config.root, config.vertex_levels = "wrist", (1.0, 1.0)
+  config.vertex_levels = (1.0, 1.0)
   prediction, targets, regressor = hand_case(8)
   moved = targets.replace(joints_3d=targets.joints_3d + np.array([5.0, -3, 2, 0]))
   got, again = (
@@ -314,10 +314,3 @@ def test_the_papers_loss_compares_a_hands_joints_from_its_wrist():
   true = targets.joints_3d[..., :3] - targets.joints_3d[:, :1, :3]
   want = np.abs(points - true).sum(-1).mean(-1)[targets.has_joints_3d].mean()
   np.testing.assert_allclose(got.joints, want, rtol=1e-12)
-
-
-def test_other_roots_are_refused():
-  config = base.get_config()
-  config.loss.root = "knee"
-  with pytest.raises(ValueError, match=r"loss\.root: expected one of hips, wrist"):
-    base.validate(config)

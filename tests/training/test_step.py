@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metro_jax import config_checks
+from metro_jax import config as configs
 from metro_jax.body import hand, joints, template
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
@@ -200,7 +200,7 @@ def test_keys_differ_by_run_step_and_device_and_only_by_these():
   np.testing.assert_array_equal(keys_of(1, 2), keys_of(1, 2))
 
 
-@pytest.mark.parametrize("prng", config_checks.DROPOUT_PRNGS)
+@pytest.mark.parametrize("prng", configs.DROPOUT_PRNGS)
 def test_dropouts_key_is_of_the_asked_generator_and_follows_the_steps_key(prng):
   first, again, other = (
     step.as_dropout_key(jax.random.key(seed), prng) for seed in (0, 0, 1)

@@ -15,7 +15,6 @@ import pathlib
 import pickle
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from metro_jax import files
 from metro_jax.data import schema
 from metro_jax.data.builders import records, shards
 from metro_jax.data.builders.shards import Report, Shard
-from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
+from metro_jax.data.builders.split_source import REMEDY, SplitSource
 from metro_jax.data.builders.valid_rows import Refused, TooManyRefused
 from metro_jax.data.readers.formats import expect_local
 from metro_jax.data.readers.reader import Reader
@@ -40,7 +39,6 @@ REFUSED_FILE = "refused.tsv"
 _INFO_FILE = "dataset_info.json"
 _FIELD = re.compile(r"(?:annotation \d+: )?(\w+): ")  # that a reason begins with
 _NAME = re.compile(r"[A-Za-z0-9]\w*")
-_SHARD_ROWS = 2_000  # at least; about a second's work of one process
 _MOST_SHARDS = 128
 _NAMED_ROWS = 3  # that the error of too many refused rows quotes
 
@@ -72,13 +70,16 @@ def is_built(data_dir: pathlib.Path, name: str, split: str) -> bool:
   return (folder_of(data_dir, name, split) / _INFO_FILE).exists()
 
 
-def open_split(data_dir: pathlib.Path, name: str, split: str) -> SplitSource:
+def open_split(
+  data_dir: pathlib.Path, name: str, split: str, title: str = ""
+) -> SplitSource:
   """Opens a split that was built.
 
   Args:
     data_dir: Where prepared datasets live.
     name: Of the dataset.
     split: Of the dataset.
+    title: What runs and messages call it; "" is "name/split".
 
   Returns:
     Its examples by row.
@@ -95,14 +96,15 @@ def open_split(data_dir: pathlib.Path, name: str, split: str) -> SplitSource:
       f"python -m metro_jax.prepare --name={name} --split={split} "
       f"--data_dir={data_dir} --format=FORMAT --source=PATH"
     )
-  where = f"dataset {name}/{split} in {folder}"
+  title = title or f"{name}/{split}"
+  where = f"dataset {title} in {folder}"
   try:
     summary = _read_summary(folder)
     builder = tfds.builder_from_directory(folder)
     labels = records.labels_of(builder.info.features.shape)
     stored = next(iter(builder.info.splits))
   except Exception as error:  # whatever a damaged description does
-    raise ValueError(f"{where}: {first_line(error)}; {REMEDY}") from error
+    raise ValueError(f"{where}: {one_line(error)}; {REMEDY}") from error
   if labels is None:
     raise ValueError(f"{where}: expected labels of bodies or hands; {REMEDY}")
   return SplitSource(
@@ -110,7 +112,7 @@ def open_split(data_dir: pathlib.Path, name: str, split: str) -> SplitSource:
     stored,
     rows=summary.kept,
     labels=labels,
-    name=f"{name}/{split}",
+    name=title,
     where=where,
   )
 
@@ -122,7 +124,9 @@ def build(
   split: str,
   workers: int = 0,
   max_refused: float = 0.01,
-  shard_rows: int = 0,
+  shard_rows: int = 2_000,
+  title: str = "",
+  needed_bytes: int = 0,
 ) -> Summary:
   """Builds a split, or goes on with an interrupted build, or finds it built.
 
@@ -133,12 +137,15 @@ def build(
     split: What to call the split.
     workers: Reading processes; 0 means one a core.
     max_refused: Largest share of rows that may be bad.
-    shard_rows: Rows of a file; 0 chooses.
+    shard_rows: Rows of a file, at least; about a second's work of one process.
+    title: What messages call it; "" is "name/split".
+    needed_bytes: How large the files will be, if that is known.
 
   Raises:
     ValueError: If too many rows are bad, naming the first few and the file that names
       all, or if the folder holds other data.
-    OSError: If the disk is full, naming the folder and the space that is free.
+    OSError: If the disk is full or too small, naming the folder and the space that is
+      free.
     RuntimeError: If a reading process fails.
   """
   expect_names(data_dir, name, split)
@@ -155,8 +162,11 @@ def build(
       if folder.exists():
         raise ValueError(f"{folder}: expected a dataset or nothing, got else; {REMEDY}")
       planned = _plan(partial, fingerprint, name, split, len(reader), shard_rows)
+      if shutil.disk_usage(partial).free + _written(partial) < needed_bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
       workers = workers or len(os.sched_getaffinity(0))
-      progress = _Progress(partial, len(reader), max_refused, f"{name}/{split}")
+      title = title or f"{name}/{split}"
+      progress = _Progress(partial, len(reader), max_refused, title)
       progress.run(reader, planned, workers)
       summary = progress.summary(reader, name, split, fingerprint)
       _finish(partial, reader, planned, progress, summary)
@@ -165,7 +175,7 @@ def build(
   except Exception as error:
     if not files.means_full_disk(error):
       raise
-    raise _full_disk(folder, partial) from error
+    raise _full_disk(folder, partial, needed_bytes) from error
 
 
 def expect_names(data_dir: pathlib.Path, name: str, split: str) -> None:
@@ -210,7 +220,7 @@ def _expect_same(folder: pathlib.Path, fingerprint: str) -> Summary:
   try:
     summary = _read_summary(folder)
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{folder}: {first_line(error)}; {REMEDY}") from error
+    raise ValueError(f"{folder}: {one_line(error)}; {REMEDY}") from error
   if summary.fingerprint != fingerprint:
     raise ValueError(
       f"{folder}: holds a dataset of other or older files ({summary.source}); "
@@ -230,7 +240,7 @@ def _plan(
   """The shards; those of an interrupted build of other data go."""
   if rows == 0:
     raise ValueError(f"dataset {name}/{split}: expected rows, got none")
-  shard_rows = shard_rows or max(_SHARD_ROWS, -(-rows // _MOST_SHARDS))
+  shard_rows = max(shard_rows, -(-rows // _MOST_SHARDS))
   plan = json.dumps([fingerprint, rows, shard_rows])
   plan_file = partial / "plan.json"
   if partial.exists() and (not plan_file.exists() or plan_file.read_text() != plan):
@@ -267,13 +277,16 @@ class _Progress:
     self._expect_few(self.refused)
     missing = [shard for shard in planned if shard not in self.reports]
     left = sum(shard.end - shard.first for shard in missing)
+    print(
+      f"{self._title}: {left:,} of {self._rows:,} rows to do in {self._folder.parent}"
+    )
     start = time.monotonic()
     with tqdm.tqdm(
       total=self._rows,
       initial=self._rows - left,
       unit=" rows",
       desc=self._title,
-      disable=not sys.stderr.isatty(),
+      disable=None,  # where nobody watches
     ) as bar:
       self._write(reader, missing, workers, bar)
     rate = left / max(time.monotonic() - start, 1e-9)
@@ -388,11 +401,19 @@ def _finish(
   (partial / "plan.json").unlink()
 
 
-def _full_disk(folder: pathlib.Path, partial: pathlib.Path) -> OSError:
-  written = sum(f.stat().st_size for f in partial.glob("*")) if partial.exists() else 0
-  free = shutil.disk_usage(folder.parent).free
+def _full_disk(
+  folder: pathlib.Path, partial: pathlib.Path, needed_bytes: int
+) -> OSError:
+  free, what = shutil.disk_usage(folder.parent).free, "the disk is full after"
+  size, after = _written(partial), ""
+  if needed_bytes:
+    what, size, after = "about", needed_bytes, " are needed"
   return OSError(
     errno.ENOSPC,
-    f"{folder}: the disk is full after {written / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
-    "are free; make room or set --data_dir, then go on with the same command",
+    f"{folder}: {what} {size / 1e6:,.1f} MB{after}, {free / 1e6:,.1f} MB are free; "
+    "make room or choose another data_dir, then go on with the same command",
   )
+
+
+def _written(partial: pathlib.Path) -> int:
+  return sum(f.stat().st_size for f in partial.glob("*"))

@@ -1,8 +1,8 @@
-"""An example as bytes: tensorflow-datasets' layout, a tf.train.Example message.
+"""Writes an example as tensorflow-datasets does, as a tf.train.Example message.
 
 Example { features { feature: map of name to Feature } }, a Feature being a list of
 bytes (field 1), floats (2) or whole numbers (3). Writing the message by hand takes a
-tenth of the time that tensorflow-datasets' serialiser does, reading it a third.
+fifth of the time that the generated classes do, and loads none; reading it does not.
 
 Source: tensorflow/core/example/example.proto and feature.proto; Protocol Buffers'
   encoding.
@@ -11,7 +11,7 @@ Source: tensorflow/core/example/example.proto and feature.proto; Protocol Buffer
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,15 @@ def writer(labels: LabelSet) -> Callable[[Example], bytes]:
   genders = [_integer("gender", i) for i in range(len(schema.GENDERS))]
 
   def write(example: Example) -> bytes:
+    values: Mapping[str, Any] = example
     parts = [genders[int(example["gender"])]]
-    for name in ("key", "image", "group"):
-      value = example[name]
-      content = value if name == "image" else value.encode()
+    texts = {name: values[name].encode() for name in _TEXTS}
+    for name, content in {"image": example["image"], **texts}.items():
       parts += (_head(name, _BYTES, len(content)), content)
     for name, choices in flags.items():
-      parts.append(choices[bool(example[name])])
+      parts.append(choices[bool(values[name])])
     for name, head in heads.items():
-      parts += (head, np.asarray(example[name], _FLOAT).tobytes())
+      parts += (head, np.asarray(values[name], _FLOAT).tobytes())
     return b"".join((_tag(1, sum(map(len, parts))), *parts))
 
   return write
@@ -73,75 +73,6 @@ def features(labels: LabelSet) -> Any:
       **floats,
     }
   )
-
-
-def parse(message: bytes, labels: LabelSet) -> Example:
-  """Turns a message into an example, whoever wrote it.
-
-  Args:
-    message: A tf.train.Example.
-    labels: Of bodies or hands.
-
-  Raises:
-    ValueError, IndexError: If it is not such a message.
-  """
-  shapes = schema.example_shapes(labels)
-  return Example(
-    **{name: _value(name, *found, shapes) for name, found in _entries(message)}
-  )
-
-
-def _value(name: str, kind: int, content: bytes, shapes: Mapping[str, tuple]) -> Any:
-  """A feature's value; `content` is its list's only element or packed numbers."""
-  if kind == _BYTES:
-    return content.decode() if name in _TEXTS else content
-  if kind == _FLOATS:
-    # A copy, as callers may write into it.
-    found = np.frombuffer(content, "<f4").reshape(shapes[name]).astype(np.float32)
-    return found if shapes[name] else found[()]
-  number, _ = _read_varint(content, 0)
-  return np.bool_(number) if name in schema.FLAGS else np.int32(number)
-
-
-def _entries(message: bytes) -> Iterator[tuple[str, tuple[int, bytes]]]:
-  """Name, kind and content of each feature."""
-  place, end = _enter(message, 0, 1)
-  while place < end:
-    place, entry_end = _enter(message, place, 1)
-    start, stop = _enter(message, place, 1)
-    name = message[start:stop].decode()
-    place, _ = _enter(message, stop, 2)
-    kind = message[place] >> 3
-    place, _ = _enter(message, place, kind)
-    start, stop = _enter(message, place, 1)
-    if stop != entry_end:
-      raise ValueError(f"{name}: expected one value or packed numbers, got more")
-    yield name, (kind, message[start:stop])
-    place = entry_end
-
-
-def _enter(message: bytes, place: int, field: int) -> tuple[int, int]:
-  """Start and end of the content of a field with a length."""
-  if message[place] != field << 3 | 2:
-    raise ValueError(f"expected field {field} at byte {place}")
-  length, start = message[place + 1], place + 2
-  if length > 127:
-    length, start = _read_varint(message, place + 1)
-  if start + length > len(message):
-    raise ValueError(f"expected {length} bytes at {start}, got fewer")
-  return start, start + length
-
-
-def _read_varint(message: bytes, place: int) -> tuple[int, int]:
-  """The number and the place behind it."""
-  number = shift = 0
-  while True:
-    byte = message[place]
-    place += 1
-    number |= (byte & 127) << shift
-    if byte < 128:
-      return number, place
-    shift += 7
 
 
 def stored_name(name: str) -> str:

@@ -37,7 +37,15 @@ from metro_jax.data.readers.reader import Reader
 
 # Records are read alone, pictures do not shrink, and one thread costs least.
 _WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
-_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+# One thread a process, and freed memory is kept for the next picture's arrays.
+_ENVIRONMENT = {
+  "OMP_NUM_THREADS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
+  "MKL_NUM_THREADS": "1",
+  "OPENCV_FOR_THREADS_NUM": "1",
+  "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+  "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 _PLACE = struct.Struct("q")  # the row that a process reads, seen by the one that builds
 PATIENCE_S = 120.0  # for one row
 START_PATIENCE_S = 900.0  # until the first, with all imports from a slow disk
@@ -112,10 +120,11 @@ def write_shard(
     TooManyRefused: If more are.
     OSError: If writing fails.
   """
-  labelled, refused = dict.fromkeys(schema.FLAGS, 0), []
+  labelled = dict.fromkeys(schema.FLAGS, 0)
+  refused: list[Refused] = []
   with files.replacing(folder / shard.file_name) as partial:
     with contextlib.closing(ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as out:
-      for example, record in valid_rows.sound_rows(
+      for example, record in valid_rows.valid_rows(
         reader,
         range(shard.first, shard.end),
         known_bad,
@@ -124,8 +133,8 @@ def write_shard(
         most_refused,
       ):
         out.write(record)
-        for name in schema.FLAGS:
-          labelled[name] += bool(example[name])
+        for name, known in schema.flags(example).items():
+          labelled[name] += known
     size = _synced_size(partial)
   kept = shard.end - shard.first - len(refused)
   report = Report(kept, size, labelled, refused)._asdict()
@@ -174,14 +183,17 @@ def write_all(
   waiting = collections.deque(missing)
   size = max(1, min(workers, len(missing)))
   job = pickle.dumps((reader, folder, most_refused))
-  # The pool waits for its threads, and they for the processes, so those end first.
+  # The pool waits for its threads, and they for the processes, so those end first. A
+  # thread that waits for a pipe never hears that another has closed it: pipes end last.
   with (
+    contextlib.ExitStack() as pipes,
     concurrent.futures.ThreadPoolExecutor(size) as pool,
     contextlib.ExitStack() as stack,
   ):
     futures = []
     for _ in range(size):
       worker = _Worker(job, reader, rows_read)
+      pipes.callback(worker.close)
       stack.callback(worker.stop)
       futures.append(pool.submit(_keep_busy, worker, waiting, folder, done))
     stack.callback(waiting.clear)
@@ -230,15 +242,18 @@ class _Worker:
       [sys.executable, "-m", __spec__.name, str(self._shared.fileno())],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      env=os.environ | _ONE_THREAD | {"PYTHONPATH": files.import_path()},
+      env=os.environ | _ENVIRONMENT | {"PYTHONPATH": files.import_path()},
       pass_fds=[self._shared.fileno()],
     )
+    if self._process.stdin is None or self._process.stdout is None:
+      raise RuntimeError("expected pipes to a reading process, got none")
+    self._input, self._output = self._process.stdin, self._process.stdout
     self._send(self._job)
 
   def _send(self, content: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write(content)
-      self._process.stdin.flush()
+      self._input.write(content)
+      self._input.flush()
 
   def write(self, shard: Shard) -> None:
     """Waits until the shard is written."""
@@ -255,7 +270,8 @@ class _Worker:
         if ended.row == suspect:
           known_bad[suspect] = str(ended)
         suspect = ended.row
-        self._close()
+        self._process.kill()
+        self.close()
         self._start()
 
   def _try(self, shard: Shard, known_bad: Mapping[int, str]) -> None:
@@ -282,7 +298,7 @@ class _Worker:
     counted, last = shard.first, shard.first - 1
     since = time.monotonic()
     with selectors.DefaultSelector() as selector:
-      selector.register(self._process.stdout, selectors.EVENT_READ)
+      selector.register(self._output, selectors.EVENT_READ)
       while not selector.select(timeout=0.2):
         row = self._row()
         if row != last:
@@ -300,7 +316,7 @@ class _Worker:
               "got one that hangs in its imports or at the data's files"
             )
           raise _Ended(row, f"reading it took over {PATIENCE_S:g} s twice")
-    line = self._process.stdout.readline()
+    line = self._output.readline()
     end = shard.end if line else shard.first
     self._rows_read(end - counted)
     return line
@@ -308,12 +324,13 @@ class _Worker:
   def stop(self) -> None:
     """Ends the process, whatever it does."""
     self._stopped = True
-    self._close()
-
-  def _close(self) -> None:
     self._process.terminate()
     self._process.wait()
-    for pipe in (self._process.stdin, self._process.stdout):
+
+  def close(self) -> None:
+    """Closes what led to the process, which has ended."""
+    self._process.wait()
+    for pipe in (self._input, self._output):
       with contextlib.suppress(BrokenPipeError, ValueError):
         pipe.close()
     self._shared.close()

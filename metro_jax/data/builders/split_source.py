@@ -4,10 +4,14 @@ import itertools
 import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
-from metro_jax.data.builders import records
+from metro_jax.data import schema
 from metro_jax.data.schema import Example, LabelSet
+from metro_jax.text_files import one_line
 
 REMEDY = "delete the folder to build it again"
 
@@ -52,7 +56,7 @@ class SplitSource:
       self._records = builder.as_data_source(split, deserialize_method=raw)
       self._length = len(self._records)
     except Exception as error:  # readers raise what they like on damaged files
-      raise ValueError(f"{where}: {first_line(error)}; {REMEDY}") from error
+      raise ValueError(f"{where}: {one_line(error)}; {REMEDY}") from error
     if self._length != rows:
       raise ValueError(f"{where}: expected {rows} rows, got {self._length}; {REMEDY}")
     starts = itertools.accumulate(lengths, initial=0)
@@ -81,16 +85,58 @@ class SplitSource:
       raise IndexError(f"{self._where}: expected a row below {len(self)}, got {row}")
     row %= self._length
     try:
-      return records.parse(self._records[row], self.labels)
+      return parse(self._records[row], self.labels)
     except Exception as error:  # readers raise what they like on damaged bytes
       raise ValueError(
-        f"{self._where}, row {row}: damaged record ({first_line(error)}); {REMEDY}"
+        f"{self._where}, row {row}: damaged record ({one_line(error)}); {REMEDY}"
       ) from error
 
   def __repr__(self) -> str:
     return f"SplitSource({self._where})"
 
 
-def first_line(error: Exception) -> str:
-  """What an error says, in one line."""
-  return (str(error) or type(error).__name__).splitlines()[0]
+def parse(message: bytes, labels: LabelSet) -> Example:
+  """Turns a message into an example, whoever wrote it.
+
+  Args:
+    message: A tf.train.Example.
+    labels: Of bodies or hands.
+
+  Raises:
+    ValueError: If it is no message, or lacks a field or numbers of one.
+  """
+  try:
+    stored = tf_example.Example.FromString(message).features.feature
+  except DecodeError as error:
+    raise ValueError(f"expected a tf.train.Example, {error}") from error
+
+  def only(name: str, default: Any = None) -> Any:
+    values = getattr(stored[name], stored[name].WhichOneof("kind") or "", None)
+    found = values.value if values else [] if default is None else [default]
+    if len(found) != 1:
+      raise ValueError(f"{name}: expected one value, got {len(found)}")
+    return found[0]
+
+  def floats(name: str) -> np.ndarray:
+    found, shape = np.fromiter(stored[name].float_list.value, np.float32), shapes[name]
+    if found.size != np.prod(shape):
+      raise ValueError(f"{name}: expected shape {shape}, got {found.size} numbers")
+    return found.reshape(shape)
+
+  shapes = schema.example_shapes(labels)
+  return Example(
+    key=only("key").decode(),
+    image=only("image"),
+    center_px=floats("center_px"),
+    box_px=np.float32(floats("box_px")),
+    joints_2d_px=floats("joints_2d_px"),
+    joints_3d_m=floats("joints_3d_m"),
+    pose=floats("pose"),
+    shape=floats("shape"),
+    camera=floats("camera"),
+    has_joints_2d=np.bool_(only("has_joints_2d")),
+    has_joints_3d=np.bool_(only("has_joints_3d")),
+    has_mesh=np.bool_(only("has_mesh")),
+    gender=np.int32(only("gender", 0)),
+    group=only("group", b"").decode(),
+  )

@@ -32,7 +32,7 @@ class TooManyRefused(Exception):  # noqa: N818
     self.refused = list(refused)
 
 
-def sound_rows(
+def valid_rows(
   reader: Reader,
   rows: range,
   known_bad: Mapping[int, str],

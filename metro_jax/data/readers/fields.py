@@ -12,7 +12,7 @@ from jaxtyping import Num
 
 from metro_jax.text_files import short
 
-_NUMBERS = (int, float, type(None))
+NUMBERS = (int, float, type(None))
 BOX_PX_PER_SCALE = 200  # METRO, SPIN and MPII give a box's side in these
 
 
@@ -36,7 +36,7 @@ def numbers(
   try:
     found = np.array(value)
     if found.dtype.kind == "O" and value is not None:
-      if all(type(one) in _NUMBERS for one in found.flat):
+      if all(type(one) in NUMBERS for one in found.flat):
         found = found.astype(np.float64)
     elif texts and found.dtype.kind == "U":
       found = found.astype(np.float64)

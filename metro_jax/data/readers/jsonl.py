@@ -55,7 +55,6 @@ KEYS = (
   *("gender", "group", "key", "kind"),
 )
 _KINDS = {"body": schema.BODY, "hand": schema.HAND}
-_NUMBERS = (int, float, type(None))
 _TRIED_LINES = 1000  # to learn whether bodies or hands are labelled
 
 
@@ -186,7 +185,7 @@ def _name(line: Mapping[str, Any], key: str) -> str:
 def _numbers(name: str, value: Any, sizes: tuple[int, ...] = ()) -> np.ndarray:
   """A flat list of numbers, of one of some lengths; null is NaN."""
   expected = f"{' or '.join(map(str, sizes))} numbers" if sizes else "numbers"
-  plain = isinstance(value, list) and all(type(x) in _NUMBERS for x in value)
+  plain = isinstance(value, list) and all(type(x) in fields.NUMBERS for x in value)
   if not plain or (sizes and len(value) not in sizes):
     raise ValueError(f"{name}: expected a list of {expected}, got {short(value)}")
   return fields.numbers(name, value).astype(np.float64)

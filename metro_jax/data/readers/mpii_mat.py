@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metro_jax import files
+from metro_jax.text_files import one_line
 
 _LONGEST = 1000  # of a message
 PATIENCE_S = 1800.0  # SciPy needs about a minute for MPII's file
@@ -77,7 +78,7 @@ def _people(path: str) -> Iterator[tuple[str, np.ndarray, list[float], str]]:
       try:
         yield image, *_person(person), ""
       except Exception as error:  # as above
-        told = " ".join(f"annolist({number + 1}): {error}".split())[:_LONGEST]
+        told = one_line(f"annolist({number + 1}): {error}", _LONGEST)
         yield image, np.zeros((16, 3)), [-1.0] * 3, told
 
 
@@ -132,7 +133,7 @@ def _serve(path: str) -> int:
       problems=np.array(problems, str),
     )
   except (ValueError, MemoryError) as error:
-    print(" ".join(str(error).split())[:_LONGEST], end="")
+    print(one_line(error, _LONGEST), end="")
     return _REFUSED
   sys.stdout.buffer.write(made.getbuffer())
   return 0

@@ -33,7 +33,7 @@ from metro_jax.data.readers.tsv_file import (
   read_lines_alone,
 )
 from metro_jax.data.schema import Example, LabelSet
-from metro_jax.text_files import short
+from metro_jax.text_files import one_line, short
 
 _IMAGE_ENDING = ".img.tsv"
 _TRIED_ROWS = 1000  # to learn whether bodies or hands are labelled
@@ -104,7 +104,7 @@ def read_yaml(path: pathlib.Path, others: Sequence[pathlib.Path] = ()) -> Files:
   try:
     found = yaml.safe_load(text)
   except (yaml.YAMLError, RecursionError) as error:
-    raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    raise ValueError(f"{path}: not YAML: {one_line(error)}") from error
   if not isinstance(found, dict):
     raise ValueError(f"{path}: expected keys and values, got {type(found).__name__}")
   composite = bool(found.get("composite", False))
@@ -299,19 +299,21 @@ def to_example(
   try:
     has_mesh = _flag(label, "has_smpl")
     has_2d, has_3d = _flag(label, "has_2d_joints"), _flag(label, "has_3d_joints")
-    found = {
-      "center_px": _numbers("center", label["center"]),
-      "box_px": float(_numbers("scale", label["scale"], depth=0))
-      * fields.BOX_PX_PER_SCALE,
-      "joints_2d_px": _joints(label, "2d_joints", labels) if has_2d else None,
-      "joints_3d_m": _joints(label, "3d_joints", labels) if has_3d else None,
-      "pose": _numbers("pose", label["pose"]) if has_mesh else None,
-      "shape": _numbers("betas", label["betas"]) if has_mesh else None,
-    }
+    return schema.make_example(
+      labels,
+      key,
+      image,
+      _numbers("center", label["center"]),
+      float(_numbers("scale", label["scale"], depth=0)) * fields.BOX_PX_PER_SCALE,
+      joints_2d_px=_joints(label, "2d_joints", labels) if has_2d else None,
+      joints_3d_m=_joints(label, "3d_joints", labels) if has_3d else None,
+      pose=_numbers("pose", label["pose"]) if has_mesh else None,
+      shape=_numbers("betas", label["betas"]) if has_mesh else None,
+      gender=_gender(label),
+      group=group,
+    )
   except KeyError as error:
     raise ValueError(f"label: expected the field {error.args[0]}, got none") from None
-  gender = _gender(label)
-  return schema.make_example(labels, key, image, **found, gender=gender, group=group)
 
 
 def _flag(label: Mapping[str, Any], name: str) -> bool:

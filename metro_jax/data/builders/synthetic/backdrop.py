@@ -75,7 +75,8 @@ def draw_place(
 def _color(rng: np.random.Generator) -> tuple[int, int, int]:
   """A colour: mostly dull, as most things are."""
   value, tint = rng.uniform(20, 235), rng.normal(0, 1, 3) * rng.choice((8, 20, 50))
-  return tuple(int(c) for c in (value + tint).clip(0, 255))
+  red, green, blue = (value + tint).clip(0, 255).astype(int).tolist()
+  return red, green, blue
 
 
 def _gradient(rng: np.random.Generator, side_px: int, cells: int) -> Picture:
@@ -218,9 +219,9 @@ def _occluder(rng: np.random.Generator, mask, center, reach: float) -> None:
     cv2.rectangle(mask, first, last, 255, cv2.FILLED)
   elif kind == 1:  # post
     tilt = rng.normal(0, 0.15, 2) * reach + (0, reach * 2)
-    ends = np.array([center - tilt, center + tilt]).astype(int).tolist()
+    start, end = np.array([center - tilt, center + tilt]).astype(int).tolist()
     thick = max(2, int(reach * rng.uniform(0.03, 0.12)))
-    cv2.line(mask, *ends, 255, thick, cv2.LINE_AA)
+    cv2.line(mask, start, end, 255, thick, cv2.LINE_AA)
   elif kind == 2:  # bush
     for _ in range(rng.integers(3, 9)):
       spot = (center + rng.normal(0, reach * 0.09, 2)).astype(int).tolist()

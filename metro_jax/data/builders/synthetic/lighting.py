@@ -114,6 +114,6 @@ def shadow_ground(
   index = row[inside, 1] * cells + row[inside, 0]
   weight = (1 - heights_m[near][inside] / SHADOW_REACH_M) ** 2
   dark = np.bincount(index, weight, minlength=cells * cells).reshape(cells, cells)
-  dark = cv2.GaussianBlur((dark > 0.3).astype(np.float32), (0, 0), 1.6)
-  large = cv2.resize(dark, (picture.shape[1], picture.shape[0]))
+  soft = cv2.GaussianBlur((dark > 0.3).astype(np.float32), (0, 0), 1.6)
+  large = cv2.resize(soft, (picture.shape[1], picture.shape[0]))
   picture[:] = (picture * (1 - 0.55 * large.clip(0, 1))[..., None]).astype(np.uint8)

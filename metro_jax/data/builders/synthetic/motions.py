@@ -119,7 +119,7 @@ def sample_pose(
     SMPL's axis-angle of 24 joints, radians; the root's in a frame with y up.
   """
   library = library or load()
-  best, best_m = None, -np.inf
+  best, best_m = np.zeros((1, 24, 3)), -np.inf
   for _ in range(_ROUNDS):
     kind = _choose(rng, MIXES)
     first, second = _choose_source(rng, library), _choose_source(rng, library)

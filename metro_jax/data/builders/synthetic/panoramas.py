@@ -30,7 +30,7 @@ def load() -> tuple[Place, ...]:
     names = sorted(n.removesuffix(".jpg") for n in arrays if n.endswith(".jpg"))
     return tuple(
       Place(
-        cv2.imdecode(arrays[f"{n}.jpg"], cv2.IMREAD_COLOR_RGB),
+        np.asarray(cv2.imdecode(arrays[f"{n}.jpg"], cv2.IMREAD_COLOR_RGB)),
         arrays[f"{n}.irradiance"],
       )
       for n in names

@@ -145,21 +145,19 @@ def draw_example(
   joints_px = project_px(person.joints_m, view)
   picture = draw_picture(rng, stage, person, view, settings)
   quality = int(rng.integers(80, 96))
-  known = np.float32(not only_2d)
   ones = np.ones((len(joints_px), 1), np.float32)
-  return schema.Example(
-    key=f"{split}/{index}",
-    image=_encode(picture, quality),
-    center_px=view.center_px,
-    box_px=view.box_px,
+  joints_3d_m = np.concatenate([person.joints_m, ones], axis=1)
+  return schema.make_example(
+    schema.BODY,
+    f"{split}/{index}",
+    _encode(picture, quality),
+    view.center_px,
+    view.box_px,
     joints_2d_px=np.concatenate([joints_px, ones], axis=1),
-    joints_3d_m=np.concatenate([person.joints_m, ones], axis=1) * known,
-    pose=person.pose * known,
-    shape=person.shape * known,
-    camera=np.full(3, np.nan, np.float32) if only_2d else view.camera,
-    has_joints_2d=np.bool_(True),
-    has_joints_3d=np.bool_(not only_2d),
-    has_mesh=np.bool_(not only_2d),
+    joints_3d_m=None if only_2d else joints_3d_m,
+    pose=None if only_2d else person.pose,
+    shape=None if only_2d else person.shape,
+    camera=None if only_2d else view.camera,
   )
 
 
@@ -246,11 +244,12 @@ def draw_picture(
   """Dresses the person and draws background, person and what stands in front."""
   side = settings.image_px
   outfit = appearance.sample_outfit(rng, settings.wardrobe)
+  light: lighting.Light
   if settings.scenery == "panoramas":
     place = panoramas.load()[rng.integers(len(panoramas.load()))]
-    light = lighting.sample_sky(rng, place, person.to_camera)
+    light = sky = lighting.sample_sky(rng, place, person.to_camera)
     width = lenses.half_width(view.pinhole, float(view.box_px), side)
-    picture = backdrop.draw_place(rng, light, width, side, settings.clutter)
+    picture = backdrop.draw_place(rng, sky, width, side, settings.clutter)
     _shadow_ground(picture, person, view)
   else:
     light = appearance.sample_light(rng)

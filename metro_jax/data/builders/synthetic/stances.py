@@ -1,6 +1,7 @@
 """Poses: everyday stances, scattered, inside the limits of human joints."""
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +47,9 @@ class Stance(NamedTuple):
   """
 
   weight: float
-  both: dict[str, tuple[float, float]]
-  first: dict[str, tuple[float, float]] = {}  # noqa: RUF012
-  second: dict[str, tuple[float, float]] = {}  # noqa: RUF012
+  both: Mapping[str, tuple[float, float]]
+  first: Mapping[str, tuple[float, float]] = {}
+  second: Mapping[str, tuple[float, float]] = {}
   lean_deg: tuple[float, float] = (0.0, 4.0)
 
 
@@ -298,7 +299,8 @@ def sample_angles(
     Degrees in the order of `anatomy.ANGLES`, left and right, inside
     `anatomy.LIMITS_DEG`. Angles of the trunk have the same number twice.
   """
-  return scatter(rng, *_stance_table(stance), count)
+  mean, spread = _stance_table(stance)
+  return scatter(rng, mean, spread, count)
 
 
 def scatter(
@@ -326,7 +328,8 @@ def mean_and_spread(
   """Degrees of every angle of a stance on its first and second side."""
   sides = []
   for side in (stance.first, stance.second):
-    sides.append([(REST | stance.both | side)[angle] for angle in ANGLES])
+    angles = {**REST, **stance.both, **side}
+    sides.append([angles[angle] for angle in ANGLES])
   mean, spread = np.array(sides, np.float64).transpose(2, 1, 0)
   return mean, spread
 

@@ -1,13 +1,11 @@
-"""Building the synthetic dataset: repeatable, resumable, and never half there."""
+"""The synthetic dataset: repeatable, resumable, never half there, a split at a time."""
 
-import errno
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -15,8 +13,9 @@ import pytest
 from metro_jax import config as configs
 from metro_jax import files
 from metro_jax.body import humanoid
-from metro_jax.data import schema
-from metro_jax.data.builders.synthetic import builder, chunks, scene
+from metro_jax.data import datasets, schema
+from metro_jax.data.builders import prepared, shards, synthetic_reader
+from metro_jax.data.builders.synthetic import scene
 from metro_jax.rendering import rasterizer
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
@@ -32,11 +31,21 @@ def config_for(folder, workers=2, **changes):
   return config
 
 
+def open_split(config, split):
+  return datasets.open_split(config, f"synthetic/{split}")
+
+
+def folder_of(config, split):
+  name = synthetic_reader.open_reader(config, split).dataset()
+  return prepared.folder_of(pathlib.Path(config.data.data_dir), name, split)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
   """A dataset drawn by two processes."""
   config = config_for(tmp_path_factory.mktemp("data"))
-  builder.open_split(config, "train")
+  for split in COUNTS:
+    open_split(config, split)
   return config
 
 
@@ -48,7 +57,7 @@ def copied(built, tmp_path):
 
 
 def rows(config, split):
-  return list(builder.open_split(config, split))
+  return list(open_split(config, split))
 
 
 def assert_same(first, second):
@@ -64,7 +73,7 @@ def test_rows_are_what_the_scene_draws_and_survive_the_files(built):
   settings = scene.Settings(**{n: chosen[n] for n in scene.Settings._fields})
   stage = scene.make_stage(humanoid.load())
   for split, count in COUNTS.items():
-    source = builder.open_split(built, split)
+    source = open_split(built, split)
     assert len(source) == count
     for row in range(count):
       drawn = scene.draw_example(stage, settings, split, row)
@@ -91,7 +100,7 @@ def test_no_body_is_in_two_splits_or_twice(built):
 
 
 def test_rows_outside_of_the_split_raise(built):
-  source = builder.open_split(built, "test")
+  source = open_split(built, "test")
   assert source[-1]["key"] == "test/1"
   with pytest.raises(IndexError, match="expected a row below 2, got 2"):
     source[2]
@@ -99,38 +108,48 @@ def test_rows_outside_of_the_split_raise(built):
 
 def test_an_unknown_split_is_named(built):
   with pytest.raises(ValueError, match=r"expected a split of .*, got 'val'"):
-    builder.open_split(built, "val")
+    open_split(built, "val")
+
+
+def test_only_the_split_that_is_opened_is_drawn(tmp_path):
+  config = config_for(tmp_path, workers=1)
+  assert len(open_split(config, "test")) == COUNTS["test"]
+  assert folder_of(config, "test").exists()
+  assert not folder_of(config, "train").exists()
+
+
+def name_of(config, split="train"):
+  return synthetic_reader.open_reader(config, split).dataset()
 
 
 def test_any_changed_setting_is_another_dataset(built, tmp_path):
-  names = {builder.make_builder(built).builder_config.name}
+  names = {name_of(built)}
   others = (
     *({"seed": 1}, {"occluder_probability": 0.9}, {"image_px": 52}),
     {"poses": "motions"},
   )
   for changes in others:
-    config = config_for(tmp_path, **changes)
-    names.add(builder.make_builder(config).builder_config.name)
+    names.add(name_of(config_for(tmp_path, **changes)))
   more = config_for(tmp_path)
   more.data.synthetic.train_examples = 7
-  names.add(builder.make_builder(more).builder_config.name)
+  names.add(name_of(more))
   assert len(names) == len(others) + 2
-  workers = config_for(tmp_path, workers=7)
-  assert builder.make_builder(workers).builder_config.name in names
+  assert name_of(config_for(tmp_path, workers=7)) in names
+  assert name_of(more, "test") == name_of(built, "test")
 
 
 def test_changed_drawing_code_is_another_dataset(built, tmp_path, monkeypatch):
-  before = builder.make_builder(built).builder_config.name
+  before = name_of(built)
   changed = tmp_path / "rasterizer.py"
   source = pathlib.Path(rasterizer.__file__).read_bytes()
   changed.write_bytes(source)
   monkeypatch.setattr(rasterizer, "__file__", str(changed))
-  assert builder.make_builder(built).builder_config.name == before
+  assert name_of(built) == before
   changed.write_bytes(source.replace(b"0.5", b"0.6", 1))
-  assert builder.make_builder(built).builder_config.name != before
+  assert name_of(built) != before
 
 
-def test_all_code_that_drawing_loads_counts_but_what_holds_examples():
+def test_all_code_that_drawing_loads_counts_but_what_holds_examples_and_no_other():
   code = "import sys, metro_jax.data.builders.synthetic.scene; print(*sys.modules)"
   environment = os.environ | {"PYTHONPATH": files.import_path()}
   command = [sys.executable, "-c", code]
@@ -141,83 +160,62 @@ def test_all_code_that_drawing_loads_counts_but_what_holds_examples():
     for module in loaded
     if not hasattr(module, "__path__")
   }
-  counted = set(builder._drawing_files())
+  counted = set(synthetic_reader.drawing_files())
   assert code - counted == {pathlib.Path(schema.__file__)}
+  assert {path for path in counted if path.suffix == ".py"} <= code
   assert {path.name for path in counted} >= {"motions.npz", "scene.py", "stances.py"}
 
 
-def test_an_interrupted_build_goes_on_with_the_finished_chunks(built, tmp_path, capsys):
-  config = config_for(tmp_path)
-  folder = builder.make_builder(config).chunk_folder
-  folder.mkdir(parents=True)
-  # One chunk is finished, with a mark to know it by; one is cut off; one is missing.
-  finished, cut, _ = chunks.plan(COUNTS)
-  examples = rows(built, "train")
-  for example in examples:
-    example["camera"] = np.full(3, 123, np.float32)
-  chunks.write_chunk(folder, finished, examples)
-  (folder / cut.file_name).write_bytes((folder / finished.file_name).read_bytes()[:500])
-  (folder / f".{cut.file_name}.77").write_bytes(b"half")
-  incomplete = builder.make_builder(config).final_path.parent / "incomplete.X_1.0.0"
-  incomplete.mkdir(parents=True)
-  assert_same(rows(config, "train"), examples)
-  assert "Drawing 5 of 11" in capsys.readouterr().out
-  for split in ("validation", "test"):
-    assert_same(rows(config, split), rows(built, split))
-  assert not folder.exists() and not incomplete.exists()
-
-
-def test_a_failed_build_leaves_no_dataset_and_no_half_written_chunk(
-  tmp_path, monkeypatch
+def test_an_interrupted_build_goes_on_with_the_shards_that_are_there(
+  built, tmp_path, capsys, monkeypatch
 ):
+  monkeypatch.setattr(datasets, "_DRAWN_ROWS", 2)
   config = config_for(tmp_path)
-
-  def fail(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-  monkeypatch.setattr(chunks.np, "savez", fail)
-  made = builder.make_builder(config)
-  made.chunk_folder.mkdir(parents=True)
-  with pytest.raises(OSError, match="No space left"):
-    chunks.write_chunk(
-      made.chunk_folder, chunks.plan(COUNTS)[2], [{"image": b"", "key": ""}]
-    )
-  assert not list(made.chunk_folder.iterdir())
-  monkeypatch.setattr(chunks, "render", fail)
-  with pytest.raises(OSError) as caught:
-    builder.open_split(config, "train")
-  assert caught.value.errno == errno.ENOSPC
-  assert f"MB are needed in {made.chunk_folder.parent}" in str(caught.value)
-  assert not made.final_path.exists()
+  with monkeypatch.context() as patch:
+    patch.setattr(prepared, "_finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      open_split(config, "train")
+  partial = folder_of(config, "train").with_name("1.0.0.partial")
+  finished, cut, missing = sorted(partial.glob("*-of-00003"))
+  cut.write_bytes(cut.read_bytes()[:500])
+  missing.unlink()
+  before = finished.stat().st_mtime_ns
+  capsys.readouterr()
+  assert_same(rows(config, "train"), rows(built, "train"))
+  assert "synthetic/train: 4 of 6 rows to do" in capsys.readouterr().out
+  assert (folder_of(config, "train") / finished.name).stat().st_mtime_ns == before
+  assert not partial.exists()
 
 
 def test_too_small_a_disk_is_found_before_anything_is_drawn(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
-  monkeypatch.setattr(builder.shutil, "disk_usage", lambda _: usage)
-  monkeypatch.setattr(chunks, "render", lambda *_: pytest.fail("drew something"))
-  with pytest.raises(
-    OSError, match=r"about [0-9.]+ MB are needed in .*, 0.0 MB are free"
-  ):
-    builder.open_split(config_for(tmp_path), "train")
+  monkeypatch.setattr(prepared.shutil, "disk_usage", lambda _: usage)
+  monkeypatch.setattr(shards, "write_all", lambda *_: pytest.fail("drew something"))
+  config = config_for(tmp_path)
+  config.data.synthetic.train_examples = 60
+  with pytest.raises(OSError, match=r"about 0.2 MB are needed, 0.0 MB are free"):
+    open_split(config, "train")
+  assert not folder_of(config, "train").exists()
 
 
 def test_a_damaged_record_is_named_by_split_and_row(copied):
-  path = builder.make_builder(copied).final_path
-  (file,) = path.glob("*validation.array_record*")
+  (file,) = folder_of(copied, "validation").glob("*validation.array_record*")
   data = bytearray(file.read_bytes())
-  place = data.find(builder.open_split(copied, "validation")[1]["image"][-100:-40])
+  place = data.find(open_split(copied, "validation")[1]["image"][-100:-40])
   assert place > 0
   data[place] ^= 255
   file.write_bytes(data)
-  source = builder.open_split(copied, "validation")
+  source = open_split(copied, "validation")
   assert source[0]["key"] == "validation/0"
-  with pytest.raises(ValueError, match="split validation, row 1: damaged record"):
+  with pytest.raises(
+    ValueError, match=r"synthetic/validation in .*, row 1: damaged rec"
+  ):
     source[1]
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "description"])
 def test_a_damaged_dataset_fails_when_it_is_opened(copied, damage):
-  path = builder.make_builder(copied).final_path
+  path = folder_of(copied, "test")
   (file,) = path.glob("*test.array_record*")
   if damage == "cut":
     file.write_bytes(file.read_bytes()[:1000])
@@ -226,9 +224,9 @@ def test_a_damaged_dataset_fails_when_it_is_opened(copied, damage):
   else:
     (path / "dataset_info.json").write_text('{"name": ')
   with pytest.raises(
-    ValueError, match=r"synthetic data in .*delete the folder"
+    ValueError, match=r"dataset synthetic/test in .*delete the folder"
   ) as error:
-    builder.open_split(copied, "test")
+    open_split(copied, "test")
   assert "\n" not in str(error.value)
 
 
@@ -246,15 +244,15 @@ def test_a_second_build_waits_for_the_first_and_then_reads_it(tmp_path, capfd):
     thread.join()
   assert_same(*found)
   output = capfd.readouterr()
-  assert output.out.count("Drawing 11 of 11") == 1
+  assert output.out.count("synthetic/test: 2 of 2 rows to do") == 1
   assert "Waiting for another process" in output.err
 
 
-def test_a_drawing_process_that_fails_is_reported(tmp_path):
-  settings = scene.Settings(0, 0, 0.0, 0.0, 0.0)  # a picture without pixels
-  with pytest.raises(RuntimeError, match=r"drawing Chunk.*failed: "):
-    chunks.render(tmp_path, settings, chunks.plan({"test": 1}), 1, lambda _: None)
-  assert not list(pathlib.Path(tmp_path).iterdir())
+def test_rows_that_cannot_be_drawn_are_reported(tmp_path):
+  config = config_for(tmp_path, image_px=0)  # a picture without pixels
+  with pytest.raises(ValueError, match=r"of 2 rows are bad .*: synthetic/test row 0: "):
+    open_split(config, "test")
+  assert not folder_of(config, "test").exists()
 
 
 def test_drawing_processes_do_not_import_the_main_program(tmp_path):
@@ -262,13 +260,13 @@ def test_drawing_processes_do_not_import_the_main_program(tmp_path):
   script = tmp_path / "script.py"
   script.write_text(f"""
 from metro_jax import config as configs
-from metro_jax.data.builders.synthetic import builder
+from metro_jax.data import datasets
 print("main runs")
 config = configs.get_config()
 config.data.data_dir = {str(tmp_path)!r}
 config.data.synthetic.update(dict(
   image_px=32, workers=2, train_examples=2, validation_examples=1, test_examples=1))
-print(len(builder.open_split(config, "train")), "rows")
+print(len(datasets.open_split(config, "synthetic/train")), "rows")
 """)
   path = str(pathlib.Path(configs.__file__).parents[1])
   done = subprocess.run(
@@ -279,24 +277,5 @@ print(len(builder.open_split(config, "train")), "rows")
     check=True,
   )
   assert done.stdout.count("main runs") == 1
-  assert "2 rows" in done.stdout and "Drawing 4 of 4" in done.stdout
+  assert "\n2 rows" in done.stdout and "2 of 2 rows to do" in done.stdout
   assert "%" not in done.stderr  # no bar where nobody watches
-
-
-def test_a_drawing_process_that_is_ended_lets_go_of_the_thread_that_waits(tmp_path):
-  settings, said = scene.Settings(0, 512, 0.0, 0.0, 0.0), []
-  worker = chunks._Worker(tmp_path, settings)
-
-  def wait():
-    try:
-      worker.draw(chunks.Chunk("train", 0, 100_000))
-    except RuntimeError as error:
-      said.append(str(error))
-
-  thread = threading.Thread(target=wait, daemon=True)
-  thread.start()
-  time.sleep(0.5)
-  worker.stop()
-  thread.join(20)
-  worker.close()
-  assert said and "a drawing process ended with code" in said[0]
