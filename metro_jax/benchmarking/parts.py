@@ -67,8 +67,8 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   dtype = jnp.dtype(config.model.compute_dtype)
   images = jax.eval_shape(steps.normalize_images, batch.image, batch.color_gain)
   variables = {name: dict(tree) for name, tree in start.variables.items()}
-  frozen = tuple(config.optimizer.frozen)
-  backbone, features = _backbone(model, variables, images, "backbone" in frozen)
+  moving = optimizer.trained(start.params, tuple(config.optimizer.frozen))
+  backbone, features = _backbone(model, variables, images, moving.get("backbone", {}))
   tokens = sum(
     len(points) for points in (network.template.joints, network.template.vertices)
   )
@@ -77,10 +77,10 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   return [
     backbone,
     *(
-      _block(model, variables, n, _zeros((size, tokens, widths[n]), dtype), key)
+      _block(model, variables, moving, n, _zeros((size, tokens, widths[n]), dtype), key)
       for n in range(len(config.model.hidden_widths))
     ),
-    _heads(model, variables, network, features, frozen),
+    _heads(model, variables, moving, network, features),
     Part("body model", steps.make_targets, (batch, geometry)),
     _loss(config, batch, geometry, size),
     _update(config, start),
@@ -103,24 +103,25 @@ def _with_gradients(function: Callable[..., Tree], count: int) -> Callable[..., 
 
 
 def _backbone(
-  model: metro.METRO, variables: dict[str, Any], images: Any, frozen: bool
+  model: metro.METRO, variables: dict[str, Any], images: Any, moving: Tree
 ) -> tuple[Part, Any]:
   stats = variables["batch_stats"].get("backbone", {})
 
-  def run(params: Tree, images: Any) -> Any:
-    taken = {"params": params, "batch_stats": stats}
+  def run(moving: Tree, images: Any, params: Tree) -> Any:
+    taken = {"params": optimizer.completed(params, moving), "batch_stats": stats}
     return model.backbone.apply(taken, images, True, mutable=["batch_stats"])[0]
 
   params = variables["params"]["backbone"]
-  features = jax.eval_shape(run, params, images)
+  features = jax.eval_shape(run, moving, images, params)
   given = _zeros(images.shape, images.dtype)
-  run = _with_gradients(run, 0 if frozen else 1)
-  return Part("backbone", run, (params, given)), features
+  run = _with_gradients(run, 1 if moving else 0)
+  return Part("backbone", run, (moving, given, params)), features
 
 
 def _block(
   model: metro.METRO,
   variables: dict[str, Any],
+  moving: Tree,
   n: int,
   tokens: Any,
   dropout_key: Any,
@@ -132,35 +133,40 @@ def _block(
     feedforward_widths=encoder.feedforward_widths[n : n + 1],
   )
 
-  def run(params: Tree, tokens: Any) -> Any:
+  def run(moving: Tree, tokens: Any, params: Tree) -> Any:
     rngs = {"dropout": dropout_key}
-    return alone.apply({"params": {"block0": params}}, tokens, True, rngs=rngs)
+    taken = {"params": {"block0": optimizer.completed(params, moving)}}
+    return alone.apply(taken, tokens, True, rngs=rngs)
 
-  params = variables["params"]["encoder"][f"block{n}"]
-  arguments = (params, tokens)
+  name = f"block{n}"
+  moving, params = (
+    tree.get("encoder", {}).get(name, {}) for tree in (moving, variables["params"])
+  )
+  arguments = (moving, tokens, params)
   return Part(f"encoder block {n}", _with_gradients(run, 2), arguments)
 
 
 def _heads(
   model: metro.METRO,
   variables: dict[str, Any],
+  moving: Tree,
   network: Network,
   features: Any,
-  frozen: tuple[str, ...],
 ) -> Part:
   """Token mixing, camera and upsampling: METRO around what it does not look into."""
   heads = model.clone(backbone=_Given(features.shape[-1]), encoder=_FirstThree())
   others = ("backbone", "encoder")
-  params = {k: v for k, v in variables["params"].items() if k not in others}
-  fixed = {k: v for k, v in params.items() if k in frozen}
-  moved = {k: v for k, v in params.items() if k not in frozen}
+  moving, params = (
+    {name: module for name, module in tree.items() if name not in others}
+    for tree in (moving, variables["params"])
+  )
 
-  def run(moved: Tree, images: Any, fixed: Tree) -> Any:
-    params = {"params": {**moved, **fixed}}
-    return heads.apply(params, images, network.template, None, False)
+  def run(moving: Tree, images: Any, params: Tree) -> Any:
+    taken = {"params": optimizer.completed(params, moving)}
+    return heads.apply(taken, images, network.template, None, False)
 
   images = _zeros((*features.shape[:-1], 3), features.dtype)
-  return Part("heads", _with_gradients(run, 2), (moved, images, fixed))
+  return Part("heads", _with_gradients(run, 2), (moving, images, params))
 
 
 def _loss(config: ConfigDict, batch: Any, geometry: steps.Geometry, size: int) -> Part:

@@ -25,7 +25,7 @@ from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from metro_jax.models.metro import AXIS, Prediction
 from metro_jax.models.setup import Network
 from metro_jax.training import losses
-from metro_jax.training.optimizer import trained
+from metro_jax.training.optimizer import completed, trained
 from metro_jax.training.state import TrainState
 
 Array = Any  # np.ndarray or jax.Array
@@ -111,7 +111,7 @@ def make_train_step(
 
     def part_gradient(stats: Any, part: Batch, key: Array) -> tuple[Any, Any]:
       def loss(params: Any) -> tuple[Array, Any]:
-        variables = {"params": {**state.params, **params}, "batch_stats": stats}
+        variables = {"params": completed(state.params, params), "batch_stats": stats}
         return _loss(model, variables, part, geometry, key, counts, config)
 
       return jax.grad(loss, has_aux=True)(params)
@@ -126,7 +126,7 @@ def make_train_step(
     gradient, terms, stats = jax.lax.pmean((gradient, terms, stats), AXIS)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     state = state.replace(
-      params={**state.params, **optax.apply_updates(params, updates)},
+      params=completed(state.params, optax.apply_updates(params, updates)),
       batch_stats=stats,
       opt_state=opt_state,
       step=state.step + 1,
