@@ -21,7 +21,7 @@ from metro_jax import command_line, outputs
 from metro_jax import config as base
 from metro_jax.evaluation import runs
 from metro_jax.models import setup
-from metro_jax.training import bucket, orbax_folder, state
+from metro_jax.training import bucket, orbax_folder
 from metro_jax.training.checkpoint import Checkpoints
 from metro_jax.training.run_lock import RunLock
 from metro_jax.weights import torch_metro, weight_files
@@ -64,7 +64,7 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
     raise ValueError(f"--output: expected a folder without a run, got {workdir}")
   weight_files.locate(source)
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   loaded = weight_files.load_metro(source, like)
   with RunLock(workdir), bucket.RunFolder(workdir) as folder:
     with Checkpoints(checkpoints_folder) as checkpoints:

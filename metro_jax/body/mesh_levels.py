@@ -58,37 +58,12 @@ def downsample(
   return vertices
 
 
-def upsample(
-  levels: MeshLevels, vertices: Float[Array, "*b v c"], from_level: int, to_level: int
-) -> Float[Array, "*b w c"]:
-  """Interpolates a coarser level's values at a finer level's vertices.
-
-  x_fine[i] = Σ_k weight[i, k] · x_coarse[index[i, k]], one step after another.
-
-  Args:
-    levels: The mesh's levels.
-    vertices: Something per vertex of `from_level`.
-    from_level: The coarser level, at least `to_level`.
-    to_level: The finer level; 0 is the full mesh.
-
-  Returns:
-    The same per vertex of `to_level`.
-
-  Raises:
-    ValueError: If a level does not exist, the order is wrong, or the vertices are
-      not those of `from_level`.
-  """
-  _check_level(levels, from_level, "upsample")
-  if not 0 <= to_level <= from_level:
-    raise ValueError(
-      f"upsample: expected a level in 0..{from_level} to go to, got {to_level}"
-    )
-  _check_vertices(levels, vertices, from_level, "upsample")
-  for step in range(from_level - 1, to_level - 1, -1):
-    corners = vertices[..., levels.upsample_index[step], :]
-    weight = levels.upsample_weight[step][:, :, None].astype(vertices.dtype)
-    vertices = (corners * weight).sum(axis=-2)
-  return vertices
+def rows_of_levels(levels: MeshLevels) -> tuple[Int[np.ndarray, " _"], ...]:
+  """Lists, per level from coarse to fine, which vertices of the full mesh it keeps."""
+  rows = [np.arange(levels.counts[0], dtype=np.int32)]
+  for kept in levels.select:
+    rows.append(rows[-1][kept])
+  return tuple(reversed(rows))
 
 
 def upsample_matrix(levels: MeshLevels, step: int) -> Float[np.ndarray, "fine coarse"]:

@@ -17,7 +17,7 @@ def axis_angle_to_matrix(axis_angle: Float[Array, "*n 3"]) -> Float[Array, "*n 3
     axis_angle: Axis times angle, radians.
 
   Returns:
-    Matrices that turn column vectors.
+    Matrices that rotate column vectors.
 
   Source: released code, metro/modeling/_smpl.py rodrigues.
   """

@@ -24,9 +24,10 @@ from metro_jax.evaluation import (
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.evaluation.protocols import Protocol
+from metro_jax.evaluation.runs import Run
 from metro_jax.evaluation.tables import Tables
 from metro_jax.evaluation.tta import Views
-from metro_jax.training.step import Geometry
+from metro_jax.training import parallel
 
 FOLDER = "eval"
 MEAN_MESH_FILE = "mean_mesh.npz"
@@ -48,44 +49,40 @@ class Assessment(NamedTuple):
 
 
 def assess(
+  run: Run,
   eval_step: MappedEvalStep,
-  state: Any,
-  geometry: Geometry,
   source: Source,
   train_source: Source,
-  config: ConfigDict,
-  workdir: pathlib.Path,
+  folder: pathlib.Path,
   split: str,
   views: Views | None = None,
-  training: protocols.Training | None = None,
-  watch: Callable[[Any, Evaluation], None] | None = None,
+  on_batch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Assessment:
-  """Evaluates the network and the mean mesh; keeps the mean mesh in the workdir.
+  """Evaluates the network and the mean mesh; keeps the mean mesh in the folder.
 
   Args:
+    run: The network, its variables and settings.
     eval_step: Made by `evaluator.map_eval_step`, with the same views and settings.
-    state: The network's variables, replicated.
-    geometry: The body's arrays, NumPy's.
     source: The split.
     train_source: The training split, for the mean mesh.
-    config: Uses `body`, `data`, `train` and `eval`.
-    workdir: Of the run.
+    folder: Of the run.
     split: The split's name.
     views: Of test-time augmentation; None without.
-    training: As for `protocols.for_dataset`.
-    watch: As for `evaluator.evaluate`, of the network's batches.
+    on_batch: As for `evaluator.evaluate`, of the network's batches.
 
   Returns:
     Errors over the whole split, the same on every process.
   """
-  protocol = protocols.for_dataset(source.name, config, training)
+  config, geometry = run.config, run.network.geometry
+  protocol = protocols.for_dataset(source.name, config, run.training)
   if views is not None:
     protocol = protocol._replace(views=tta.describe(config))
   batches, total = _batches(source, config, views)
   label = f"{split} split"
   step = eval_step if views else second_pass.of_split(eval_step, source, config)
-  results = evaluator.evaluate(step, state, batches, total, label, watch)
-  cache = workdir / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
+  variables = parallel.replicate(run.variables)
+  results = evaluator.evaluate(step, variables, batches, total, label, on_batch)
+  cache = folder / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
   mean_mesh_m = baseline.mean_mesh(train_source, geometry.body, cache)
   batches, total = _batches(source, config, None)
   beside = baseline.mean_mesh_baseline(
@@ -120,7 +117,7 @@ def _make_tables(results: Results, source: Source, protocol: Protocol) -> Tables
   """The tables, on the first process, which alone writes them."""
   if jax.process_index() != 0:
     return None
-  groups = tables.groups_of(source, results.index)
+  groups = tables.groups_of(source, results.rows)
   return tables.make(results.errors, results.joint_errors_mm, groups, protocol)
 
 

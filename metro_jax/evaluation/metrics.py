@@ -1,8 +1,4 @@
-"""Errors of predicted bodies and hands in millimetres, per example.
-
-Points come in metres. `mpjpe_mm` and `mpvpe_mm` compare as they are given: centre
-both sides first, joints with `from_hips`, meshes with their own pelvis or wrist.
-"""
+"""Distances of predicted points in millimetres, alignment, and means over examples."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,24 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-
-from metro_jax.training.losses import from_hips
-
-__all__ = [
-  "NAMES",
-  "Similarity",
-  "aligned",
-  "apply_similarity",
-  "count_and_sum",
-  "distances_mm",
-  "from_hips",
-  "mean_of_known",
-  "means",
-  "mpjpe_mm",
-  "mpvpe_mm",
-  "pa_mpjpe_mm",
-  "similarity",
-]
 
 Array = jax.Array
 NAMES = ("mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm")  # those that papers always give
@@ -66,54 +44,6 @@ def mean_of_known(
     return values.mean(-1)
   count = jnp.maximum(known.sum(-1), 1)
   return jnp.where(known, values, 0).sum(-1) / count
-
-
-def mpjpe_mm(
-  predicted_m: Float[Any, "b j 3"], target_m: Float[Any, "b j 3"]
-) -> Float[Array, " b"]:
-  """Mean distance of corresponding joints, per example.
-
-  e = 1/J Σ_j ||p_j - q_j||
-
-  Args:
-    predicted_m: Predicted joints, centred as the protocol wants them.
-    target_m: True joints, centred likewise.
-
-  Returns:
-    Millimetres, one per example.
-  """
-  return distances_mm(predicted_m, target_m).mean(-1)
-
-
-def mpvpe_mm(
-  predicted_m: Float[Any, "b v 3"], target_m: Float[Any, "b v 3"]
-) -> Float[Array, " b"]:
-  """Mean distance of corresponding vertices, per example; see `mpjpe_mm`."""
-  return mpjpe_mm(predicted_m, target_m)
-
-
-def pa_mpjpe_mm(
-  predicted_m: Float[Any, "b j 3"], target_m: Float[Any, "b j 3"]
-) -> Float[Array, " b"]:
-  """Joint error after the best similarity alignment, per example.
-
-  e = 1/J Σ_j ||s R p_j + t - q_j|| with (s, R, t) minimising the squared error over
-  s ≥ 0 and det R = +1.
-
-  Args:
-    predicted_m: Predicted joints in metres, any common frame.
-    target_m: True joints in metres.
-
-  Returns:
-    Millimetres, one per example.
-
-  Raises:
-    ValueError: If there are fewer than 3 joints; the rotation is then not unique.
-
-  Source: Umeyama, "Least-squares estimation of transformation parameters between two
-    point patterns", TPAMI 1991; released code, metro/utils/metric_pampjpe.py.
-  """
-  return mpjpe_mm(aligned(predicted_m, target_m), target_m)
 
 
 def aligned(

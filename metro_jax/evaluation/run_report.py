@@ -140,8 +140,8 @@ def _curves(lines: Sequence[Mapping], labels: Mapping[str, str]) -> list[charts.
 
 
 def _measured(lines: Sequence[Mapping]) -> dict[str, str]:
-  rates = [line.get("images_per_second") for line in _group(lines, "train")]
-  rates = [rate for rate in rates if rate is not None]
+  name = "images_per_second"
+  rates = [line[name] for line in _group(lines, "train") if name in line]
   if not rates:
     return {}
   return {"Training speed": f"{np.median(rates):,.1f} images/s (median)"}

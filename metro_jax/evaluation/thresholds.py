@@ -75,9 +75,9 @@ def hand_auc(
   Source: FreiHAND, eval.py, `get_measures(0.0, 0.05, 100)`.
   """
   steps = jnp.asarray(HAND_STEPS_MM, distances_mm.dtype)
-  share = np.full(len(HAND_STEPS_MM), 1.0 / (len(HAND_STEPS_MM) - 1))
-  share[[0, -1]] /= 2
-  share = jnp.asarray(share, distances_mm.dtype)
+  widths = np.full(len(HAND_STEPS_MM), 1.0 / (len(HAND_STEPS_MM) - 1))
+  widths[[0, -1]] /= 2
+  share = jnp.asarray(widths, distances_mm.dtype)
   reached = jnp.where(distances_mm[..., None] <= steps, share, 0).sum(-1)
   return mean_of_known(reached, known)
 
