@@ -23,7 +23,7 @@ def run() -> runs.Run:
   config = synthetic.get_config("tiny")
   network = setup.build(config)
   px = config.data.image_px
-  shapes = state.variable_shapes(network.model, network.template, px)
+  shapes = setup.variable_shapes(network, config)
   rng = np.random.default_rng(0)
 
   def draw(path, leaf):

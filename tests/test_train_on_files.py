@@ -68,7 +68,7 @@ def shrink(config, data_dir: pathlib.Path, names: list[str]) -> None:
 def errors_by_dataset(config, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   run = runs.load(workdir)
   network = run.network
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   eval_step = evaluator.map_eval_step(network.model, geometry)
   state = parallel.replicate(run.variables)
   found = {}

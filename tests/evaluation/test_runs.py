@@ -74,7 +74,7 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
   config = small_config()
   runs.save_config(tmp_path, config)
   network = setup.build(config)
-  shapes = state.variable_shapes(network.model, network.template, 32)
+  shapes = setup.variable_shapes(network, config)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(np.float32), shapes

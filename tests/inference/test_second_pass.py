@@ -37,7 +37,7 @@ def run(config):
 
 def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, run):
   source, network = Drawn("test", 5, 96), run.network
-  geometry = steps.geometry_of(network)
+  geometry = network.geometry
   eval_step = evaluator.map_eval_step(network.model, geometry)
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
@@ -58,7 +58,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
 
 def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
   source, network = Drawn("test", 4, 96), run.network
-  eval_step = evaluator.map_eval_step(network.model, steps.geometry_of(network))
+  eval_step = evaluator.map_eval_step(network.model, network.geometry)
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
   done = step(parallel.replicate(run.variables), parallel.shard(batch))

@@ -97,7 +97,7 @@ def test_metros_forward_pass_has_the_published_operations(backbone, total, of_ba
   config.model.backbone = backbone
   network = setup.build(config)
   px = config.data.image_px
-  variables = state.variable_shapes(network.model, network.template, px)
+  variables = setup.variable_shapes(network, config)
 
   def forward(variables, images):
     return network.model.apply(variables, images, network.template)

@@ -94,7 +94,7 @@ def make_levels() -> MeshLevels:
 def make_geometry() -> step.Geometry:
   """The body's arrays, NumPy's."""
   body, levels = make_body(), make_levels()
-  return step.make_geometry(body, levels, make_template(body, levels))
+  return setup.Geometry(body, make_template(body, levels), rows_of_levels(levels))
 
 
 def make_batch(seed: int, valid: int = EXAMPLES) -> Batch:

@@ -88,7 +88,7 @@ def test_outputs_are_float32_and_within_the_rounding_of_bfloat16():
 def test_parameters_gradients_softmax_and_losses_stay_float32():
   fresh, network = variables_and_network("bfloat16")
   config = make_config("bfloat16")
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   adam = optimizer.make_optimizer(config)
   train_step = step.make_train_step(network.model, adam, config)
   shapes = jax.eval_shape(
@@ -115,7 +115,7 @@ def test_parameters_gradients_softmax_and_losses_stay_float32():
 def last_loss(dtype, seed):
   config = make_config(dtype, seed)
   network = setup.build(config)
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   adam = optimizer.make_optimizer(config)
   fresh = states.create(network.model, adam, network.template, 32, seed)
   mapped = parallel.map_step(

@@ -228,7 +228,7 @@ def small_geometry() -> step.Geometry:
   faces = (body.faces,) * 3
   levels = MeshLevels((4, 3, 2), select_, (), (), faces)
   queries = Template(np.zeros((14, 3), np.float32), np.zeros((2, 3), np.float32))
-  return step.make_geometry(body, levels, queries)
+  return setup.Geometry(body, queries, rows_of_levels(levels))
 
 
 def small_targets() -> tuple[Batch, losses.Targets]:
@@ -298,7 +298,7 @@ def hand_geometry() -> step.Geometry:
     name="points",
   )
   levels = MeshLevels((count, 2), (np.array([5, 7], np.int32),), (), (), (body.faces,))
-  return step.make_geometry(body, levels, template.make_template(body, levels))
+  return setup.Geometry(body, template.make_template(body, levels), rows_of_levels(levels))
 
 
 def hand_batch() -> Batch:

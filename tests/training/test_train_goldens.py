@@ -93,7 +93,7 @@ def make_geometry(regressor: np.ndarray) -> step.Geometry:
     name="stand-in",
   )
   levels = MeshLevels((6890, 1723, 431), select, (), (), ())
-  return step.make_geometry(body, levels, Template(reference[:14], reference[14:]))
+  return setup.Geometry(body, Template(reference[:14], reference[14:]), rows_of_levels(levels))
 
 
 def make_batch(goldens: dict[str, np.ndarray]) -> Batch:
