@@ -14,8 +14,8 @@ from ml_collections import ConfigDict, config_flags
 from metro_jax import command_line, files, outputs
 from metro_jax import config as base
 from metro_jax.benchmarking import report, suite
+from metro_jax.cluster import parallel
 from metro_jax.planning import stand_in
-from metro_jax.training import parallel
 
 FLAGS = flags.FLAGS
 

@@ -19,11 +19,10 @@ from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line, outputs
 from metro_jax import config as base
-from metro_jax.evaluation import runs
+from metro_jax.checkpoints import bucket, orbax_folder, runs
+from metro_jax.checkpoints.checkpoint import Checkpoints
+from metro_jax.checkpoints.run_lock import RunLock
 from metro_jax.models import setup
-from metro_jax.training import bucket, orbax_folder
-from metro_jax.training.checkpoint import Checkpoints
-from metro_jax.training.run_lock import RunLock
 from metro_jax.weights import torch_metro, weight_files
 from metro_jax.weights.weight_files import Loaded
 

@@ -27,6 +27,9 @@ from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line, files
 from metro_jax import config as base
+from metro_jax.checkpoints import bucket, runs
+from metro_jax.checkpoints.bucket import RunFolder
+from metro_jax.cluster import parallel, processes
 from metro_jax.data import datasets
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import (
@@ -35,14 +38,11 @@ from metro_jax.evaluation import (
   examples,
   freihand,
   protocols,
-  runs,
   tables,
   tta,
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.training import bucket, parallel, processes
-from metro_jax.training.bucket import RunFolder
 
 SPLITS = ("test", "validation", "train")
 WORST = 6

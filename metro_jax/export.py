@@ -30,15 +30,11 @@ import safetensors.numpy
 from absl import flags
 
 from metro_jax import command_line, files, outputs
-from metro_jax.evaluation import (
-  assessment,
-  inference,
-  metrics,
-  run_exported,
-  runs,
-)
+from metro_jax.checkpoints import bucket, orbax_folder, patience, runs
+from metro_jax.evaluation import assessment, metrics
+from metro_jax.exporting import run_exported
+from metro_jax.inference import forward_pass
 from metro_jax.outputs import Outputs
-from metro_jax.training import bucket, orbax_folder, patience
 from metro_jax.weights import torch_metro, weight_files
 
 FORMATS = ("stablehlo", "safetensors", "npz", "torch")
@@ -137,7 +133,7 @@ def flatten(variables: Any) -> Flat:
 def _export_program(
   run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
 ) -> float:
-  forward = inference.make_forward(run.network)
+  forward = forward_pass.make_forward(run.network)
   beside = choice.parameters == "beside"
 
   def from_flat(given: Any, images: Any) -> dict[str, jax.Array]:
@@ -173,7 +169,7 @@ def _compare(
     noise = np.random.default_rng(size).integers(0, 256, (size, *images.shape[1:]))
     pictures = noise.astype(images.dtype)
     made, wanted = reloaded(pictures), forward(flat, pictures)
-    gaps = [np.abs(made[k] - np.asarray(wanted[k])).max() for k in inference.OUTPUTS]
+    gaps = [np.abs(made[k] - np.asarray(wanted[k])).max() for k in forward_pass.OUTPUTS]
     worst = max(worst, float(np.max(gaps)))
   return worst
 
@@ -221,7 +217,7 @@ def _facts(run: runs.Run, choice: Choice) -> dict[str, Any]:
     "step": run.step,
     "image_px": run.config.data.image_px,
     "joint_names": list(run.network.body.joint_names),
-    "outputs": inference.OUTPUTS,
+    "outputs": forward_pass.OUTPUTS,
     "licence": LICENCE,
     "errors_mm": dict(choice.errors_mm),
     "errors_step": choice.errors_step,
@@ -248,7 +244,7 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
     "",
     "Input: RGB crops around one person, 0 to 255. Outputs:",
     "",
-    *(f"- `{name}` {text}" for name, text in inference.OUTPUTS.items()),
+    *(f"- `{name}` {text}" for name, text in forward_pass.OUTPUTS.items()),
     "",
     f"Joints, in order: {', '.join(run.network.body.joint_names)}.",
     "",

@@ -31,13 +31,11 @@ import sys
 from absl import flags
 
 from metro_jax import command_line, files, outputs
-from metro_jax.data import boxes, photographs
-from metro_jax.evaluation import embedded, runs
-from metro_jax.inference import batch
+from metro_jax.checkpoints import bucket, embedded, runs
+from metro_jax.inference import batch, boxes, photographs
 from metro_jax.inference.predictor import make_predictor
 from metro_jax.outputs import Outputs
 from metro_jax.text_files import printable
-from metro_jax.training import bucket
 
 FLAGS = flags.FLAGS
 COMMAND = "predict"

@@ -26,42 +26,37 @@ from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line
 from metro_jax import config as base
+from metro_jax.checkpoints import (
+  bucket,
+  checkpoint,
+  embedded,
+  orbax_folder,
+  runs,
+)
+from metro_jax.checkpoints.bucket import RunFolder
+from metro_jax.checkpoints.orbax_folder import Folder
+from metro_jax.checkpoints.run_checkpoints import RunCheckpoints, Start
+from metro_jax.checkpoints.run_lock import RunLock
+from metro_jax.cluster import consistency, parallel, processes, watch
+from metro_jax.cluster.process_group import Team
+from metro_jax.cluster.stopping import Stopped, StopRequest
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import (
   assessment,
-  embedded,
   evaluator,
   examples,
   restarts,
   run_report,
-  runs,
   second_pass,
 )
 from metro_jax.models import setup
-from metro_jax.training import (
-  bad_batch,
-  bucket,
-  checkpoint,
-  feature_maps,
-  logs,
-  orbax_folder,
-  parallel,
-  processes,
-  sameness,
-  watch,
-)
+from metro_jax.training import bad_batch, feature_maps, logs
 from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
-from metro_jax.training.bucket import RunFolder
 from metro_jax.training.logs import RunLog
-from metro_jax.training.orbax_folder import Folder
-from metro_jax.training.run_checkpoints import RunCheckpoints, Start
-from metro_jax.training.run_lock import RunLock
-from metro_jax.training.stopping import Stopped, StopRequest
-from metro_jax.training.team import Team
-from metro_jax.training.window import NotFiniteError, Window
+from metro_jax.training.metric_window import NotFiniteError, Window
 from metro_jax.weights import blazepose, imagenet, weight_files
 from metro_jax.weights.weight_files import Loaded
 
@@ -161,7 +156,7 @@ def _train(
   start_over: bool,
 ) -> bool:
   started = time.time()
-  team.expect_same("settings, code and machines", sameness.setup(config))
+  team.expect_same("settings, code and machines", consistency.setup(config))
   if team.is_first:
     _expect_given_weights(config, folder.address)
     folder.local.mkdir(parents=True, exist_ok=True)
@@ -171,7 +166,7 @@ def _train(
     datasets.open_split(config, config.data.test),
   )
   if team.count > 1:
-    team.expect_same("data", sameness.data(splits))
+    team.expect_same("data", consistency.data(splits))
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)

@@ -14,10 +14,10 @@ import pytest
 
 from metro_jax import convert
 from metro_jax import train as command
-from metro_jax.evaluation import runs
+from metro_jax.checkpoints import runs
+from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.models import setup
 from metro_jax.training import state
-from metro_jax.training.bucket import RunFolder
 from metro_jax.weights import imagenet, torch_metro, weight_files
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"

@@ -13,7 +13,8 @@ import pytest
 from metro_jax import config as base
 from metro_jax import evaluate
 from metro_jax.body import body_model, humanoid, joints, mesh_levels, template
-from metro_jax.evaluation import baseline, protocols, runs
+from metro_jax.checkpoints import origin, runs
+from metro_jax.evaluation import baseline
 from metro_jax.models import setup
 
 EXAMPLES = 5
@@ -75,7 +76,7 @@ def run_of_one_mesh(config):
     template.make_template(body, levels),
     (),
   )
-  own = protocols.Training(("mine/train",), "", 7)  # not the evaluation's config
+  own = origin.Training(("mine/train",), "", 7)  # not the evaluation's config
   run = runs.Run(config, network, {"params": {"vertices": mesh_m}}, 7, training=own)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate.runs, "load", lambda *_: run)

@@ -11,7 +11,8 @@ from metro_jax import config as base
 from metro_jax import evaluate
 from metro_jax.body import body_model, hand, joints, template
 from metro_jax.body.mesh_levels import MeshLevels
-from metro_jax.evaluation import baseline, freihand, runs
+from metro_jax.checkpoints import runs
+from metro_jax.evaluation import baseline, freihand
 from metro_jax.models import setup
 
 EXAMPLES, VERTICES = 5, 778

@@ -12,7 +12,8 @@ import safetensors
 from configs import synthetic
 from metro_jax import export, outputs
 from metro_jax.body import joints
-from metro_jax.evaluation import inference, runs
+from metro_jax.checkpoints import runs
+from metro_jax.inference import forward_pass
 from metro_jax.models import setup
 from metro_jax.training import state
 from metro_jax.weights import torch_metro, weight_files
@@ -54,8 +55,8 @@ def test_the_program_runs_where_there_is_only_jax(run, tmp_path):
   subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
   with np.load(tmp_path / "out.npz") as stored:
     made = dict(stored)
-  wanted = jax.jit(inference.make_forward(run.network))(run.variables, pictures(2))
-  assert made.keys() == inference.OUTPUTS.keys()
+  wanted = jax.jit(forward_pass.make_forward(run.network))(run.variables, pictures(2))
+  assert made.keys() == forward_pass.OUTPUTS.keys()
   for name, value in made.items():
     np.testing.assert_allclose(value, wanted[name], atol=1e-5)
   assert made["vertices"].shape == (2, 6890, 3)

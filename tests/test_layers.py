@@ -10,8 +10,8 @@ import metro_jax
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
   "files", "text_files", "outputs", "config_checks", "config", "body", "rendering",
-  "data", "models", "weights", "training", "evaluation", "inference", "planning",
-  "benchmarking",
+  "data", "models", "weights", "cluster", "checkpoints", "inference", "training",
+  "evaluation", "exporting", "planning", "benchmarking", "asset_builds",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 

@@ -9,8 +9,8 @@ import trimesh
 from metro_jax import config as base
 from metro_jax import outputs, predict
 from metro_jax.body import joints
-from metro_jax.data import boxes as boxes_files
 from metro_jax.inference import batch, body_files, predictor
+from metro_jax.inference import boxes as boxes_files
 from metro_jax.rendering.overlay import Box
 
 # A tetrahedron that stands for the body, half a metre large, around the origin.
@@ -64,7 +64,7 @@ def test_a_left_hand_is_predicted_in_a_mirror(monkeypatch):
     hand = np.zeros((1, 21, 3), np.float32)
     return {"vertices": points, "joints": hand, "camera": CAMERA[None]}
 
-  monkeypatch.setattr(predictor.inference, "make_forward", lambda network: forward)
+  monkeypatch.setattr(predictor.forward_pass, "make_forward", lambda network: forward)
   body = SimpleNamespace(faces=FACES, joint_names=joints.HAND21, is_hand=True)
   config = base.get_config()
   config.data.image_px = 32

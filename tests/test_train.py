@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metro_jax import train as command
-from metro_jax.training import checkpoint
+from metro_jax.checkpoints import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "synthetic.py"

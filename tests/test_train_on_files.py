@@ -10,10 +10,12 @@ import pytest
 from metro_jax import config as base
 from metro_jax import prepare
 from metro_jax import train as command
+from metro_jax.checkpoints import runs
+from metro_jax.cluster import parallel
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.readers import formats
-from metro_jax.evaluation import evaluator, runs
-from metro_jax.training import parallel, step
+from metro_jax.evaluation import evaluator
+from metro_jax.training import step
 
 TESTS = pathlib.Path(__file__).parent
 CONFIGS = TESTS.parent / "configs"

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from metro_jax.benchmarking import original_input, pictures, timing
 from metro_jax.benchmarking.timing import Timing
+from metro_jax.cluster import parallel
 from metro_jax.data import pipeline, schema
 from metro_jax.data.pipeline import Source
 from metro_jax.data.schema import Example
-from metro_jax.training import parallel
 
 EXAMPLES = 128  # that a run decodes
 MANY = 300_000  # rows of a split as large as METRO's

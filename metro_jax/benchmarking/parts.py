@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from metro_jax.benchmarking import pictures, timing
 from metro_jax.benchmarking.timing import Timing
+from metro_jax.cluster import parallel
 from metro_jax.models import forward, metro, targets
 from metro_jax.models.encoder import EncoderBlock
 from metro_jax.models.setup import Geometry, Network
 from metro_jax.planning import products
-from metro_jax.training import losses, parallel, state
+from metro_jax.training import losses, state
 from metro_jax.training import optimizer as optimizers
 from metro_jax.training import step as steps
 

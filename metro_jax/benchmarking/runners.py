@@ -9,12 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax.benchmarking import pictures
-from metro_jax.evaluation import inference
+from metro_jax.cluster import parallel
+from metro_jax.inference import forward_pass
 from metro_jax.models.setup import Network
 from metro_jax.planning import products, programs
 from metro_jax.planning.programs import Step
 from metro_jax.training import optimizer as optimizers
-from metro_jax.training import parallel, state
+from metro_jax.training import state
 from metro_jax.training.step import AXIS
 
 Tree = Any  # a pytree of arrays
@@ -121,7 +122,7 @@ def predicting(
   config: ConfigDict, network: Network, start: state.TrainState, size: int
 ) -> Runner:
   """What `metro_jax.predict` runs, on one device."""
-  forward = inference.make_forward(network)
+  forward = forward_pass.make_forward(network)
   images = pictures.batch(config, size).image
   arguments = jax.device_put((start.variables, images), jax.local_devices()[0])
   compiled, seconds = _compile(jax.jit(forward).lower(*arguments))

@@ -11,8 +11,8 @@ import jax
 from metro_jax.benchmarking import timing
 from metro_jax.benchmarking.runners import Trainer
 from metro_jax.benchmarking.timing import Timing
-from metro_jax.training import parallel
-from metro_jax.training.checkpoint import Checkpoints
+from metro_jax.checkpoints.checkpoint import Checkpoints
+from metro_jax.cluster import parallel
 
 SAVES = 4  # at most
 

@@ -10,6 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from metro_jax import files
+from metro_jax.checkpoints.runs import Run
+from metro_jax.cluster import parallel
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import (
@@ -24,10 +26,8 @@ from metro_jax.evaluation import (
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.evaluation.runs import Run
 from metro_jax.evaluation.tables import Tables
 from metro_jax.evaluation.tta import Views
-from metro_jax.training import parallel
 
 FOLDER = "eval"
 MEAN_MESH_FILE = "mean_mesh.npz"

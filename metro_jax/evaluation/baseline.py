@@ -16,12 +16,12 @@ from metro_jax import files
 from metro_jax.body import body_model, joints
 from metro_jax.body.body_model import BodyModel
 from metro_jax.body.template import ROOT_ROTATION_RAD
+from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import evaluator
 from metro_jax.models.metro import Prediction
 from metro_jax.models.setup import Geometry
-from metro_jax.training import parallel
 
 POSES_AT_ONCE = 32
 MOST_EXAMPLES = 50_000

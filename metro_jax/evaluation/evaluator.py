@@ -10,11 +10,11 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Int
 
+from metro_jax.cluster import parallel
 from metro_jax.evaluation import gathering, metrics, tta
 from metro_jax.evaluation.eval_step import Evaluation, make_eval_step
 from metro_jax.evaluation.tta import Views
 from metro_jax.models.setup import Geometry
-from metro_jax.training import parallel
 
 MappedEvalStep = Callable[[Any, Any], Evaluation]
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
+from metro_jax.cluster import parallel
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.data.schema import Example
 from metro_jax.evaluation import metrics, protocols, second_pass
 from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.rendering import overlay, report
-from metro_jax.training import parallel
 
 SMALLEST_PX = 224
 CAPTIONS = ("input", "predicted mesh", "from the side")

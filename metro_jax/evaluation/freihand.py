@@ -21,9 +21,9 @@ from jaxtyping import Float
 
 from metro_jax import files
 from metro_jax.body import joints
+from metro_jax.cluster import parallel
 from metro_jax.evaluation import gathering, metrics, thresholds
 from metro_jax.evaluation.eval_step import Evaluation
-from metro_jax.training import parallel
 
 MEMBER = "pred.json"
 TRUTH_FILES = ("evaluation_xyz.json", "evaluation_verts.json")

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from metro_jax.body import joints
+from metro_jax.checkpoints import origin
+from metro_jax.checkpoints.origin import Training
 from metro_jax.evaluation import averaging
 
 
@@ -31,14 +33,6 @@ class Protocol(NamedTuple):
   training: str  # whether the network has trained on this dataset
   averaging: str = "exact"
   views: str = ""  # of test-time augmentation; empty without
-
-
-class Training(NamedTuple):
-  """What is known of where a network's weights come from."""
-
-  datasets: tuple[str, ...]  # "name/split" that its run trains on
-  init_from: str  # weights that the run began with; "" without
-  steps: int  # updates that the run made of them
 
 
 class Metric(NamedTuple):
@@ -133,11 +127,6 @@ _H36M_CAMERAS = {
 }
 
 
-def training_of(config: ConfigDict, steps: int) -> Training:
-  """What a run's own config and the steps of its checkpoint say of the weights."""
-  return Training(tuple(config.data.train), config.train.init_from, steps)
-
-
 def for_dataset(
   dataset: str, config: ConfigDict, training: Training | None = None
 ) -> Protocol:
@@ -152,7 +141,7 @@ def for_dataset(
     config: Uses `body` and `eval`.
     training: Of the network; None if it is being trained with this config.
   """
-  training = training or training_of(config, config.train.num_steps)
+  training = training or origin.training_of(config, config.train.num_steps)
   name, _, split = dataset.partition("/")
   family = "" if _MIXED in dataset else re.split("[_-]", name)[0]
   hand = config.body.model == "mano"

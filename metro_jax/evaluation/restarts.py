@@ -7,11 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from metro_jax import config as base
-from metro_jax.evaluation import run_report, runs
+from metro_jax.checkpoints import runs
+from metro_jax.checkpoints.bucket import RunFolder
+from metro_jax.checkpoints.checkpoint import START_OVER
+from metro_jax.checkpoints.run_checkpoints import Start
+from metro_jax.evaluation import run_report
 from metro_jax.training import logs
-from metro_jax.training.bucket import RunFolder
-from metro_jax.training.checkpoint import START_OVER
-from metro_jax.training.run_checkpoints import Start
 
 
 def differences(config: ConfigDict, stored: Mapping[str, Any]) -> dict[str, tuple]:

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from metro_jax.evaluation import metrics, protocols, runs
+from metro_jax.checkpoints import runs
+from metro_jax.cluster import consistency
+from metro_jax.evaluation import metrics, protocols
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
-from metro_jax.training import checkpoint, logs
+from metro_jax.training import logs
 
 FILE = "report.html"
 LOSS_TERMS = {
@@ -157,4 +159,4 @@ def _circumstances() -> dict[str, str]:
     "Finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
   }
-  return {**found, **checkpoint.versions()}
+  return {**found, **consistency.versions()}

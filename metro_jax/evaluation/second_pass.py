@@ -6,13 +6,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax.body import camera
+from metro_jax.cluster import parallel
 from metro_jax.data import framing, pipeline
 from metro_jax.data.framing import Frame
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep
 from metro_jax.models.forward import Predicted
-from metro_jax.training import parallel
 
 
 def of_split(

@@ -15,10 +15,9 @@ import tqdm
 from jaxtyping import UInt8
 
 from metro_jax import files
-from metro_jax.data import photographs
-from metro_jax.data.boxes import Entry
-from metro_jax.inference import body_files, output_names
+from metro_jax.inference import body_files, output_names, photographs
 from metro_jax.inference.body_files import Body
+from metro_jax.inference.boxes import Entry
 from metro_jax.inference.output_names import PictureNames
 from metro_jax.outputs import Outputs
 from metro_jax.rendering import overlay

@@ -5,10 +5,10 @@ import numpy as np
 from jaxtyping import Float
 
 from metro_jax.body import camera
-from metro_jax.data import framing, photographs
+from metro_jax.checkpoints import runs
+from metro_jax.data import framing
 from metro_jax.data.framing import Frame
-from metro_jax.evaluation import inference, runs
-from metro_jax.inference import body_files
+from metro_jax.inference import body_files, forward_pass, photographs
 from metro_jax.inference.batch import Predictor
 from metro_jax.inference.body_files import Body
 from metro_jax.rendering.overlay import Box
@@ -35,7 +35,7 @@ def make_predictor(
   """
   body, crop_px = run.network.body, run.config.data.image_px
   passes = passes or run.config.data.passes
-  forward = jax.jit(inference.make_forward(run.network))
+  forward = jax.jit(forward_pass.make_forward(run.network))
   variables = jax.device_put(run.variables)
 
   def look(image: np.ndarray, frame: Frame) -> Seen:

@@ -14,13 +14,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from metro_jax.cluster import parallel
 from metro_jax.data import pipeline, schema
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation.eval_step import make_eval_step
 from metro_jax.models.setup import Geometry, Network, variable_shapes
 from metro_jax.planning.targets import Target
 from metro_jax.training import optimizer as optimizers
-from metro_jax.training import parallel, state
+from metro_jax.training import state
 from metro_jax.training import step as steps
 
 Tree = Any  # a pytree of shapes

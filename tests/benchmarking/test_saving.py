@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metro_jax.benchmarking import runners, saving
-from metro_jax.training.checkpoint import Checkpoints
+from metro_jax.checkpoints.checkpoint import Checkpoints
 
 
 def test_saves_are_real_and_steps_go_on_beside_them(monkeypatch):

@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from metro_jax.asset_builds import build_motions
 from metro_jax.body import body_model, humanoid, joints, rotations
 from metro_jax.data.builders.synthetic import (
   anatomy,
-  build_motions,
   exercises,
   motions,
   scene,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from metro_jax.data.builders.synthetic import build_panoramas, lenses, panoramas
+from metro_jax.asset_builds import build_panoramas
+from metro_jax.data.builders.synthetic import lenses, panoramas
 
 
 def test_pixels_cover_the_sphere():

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from metro_jax.body import body_model, joints
+from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import assessment, baseline, evaluator, protocols
 from metro_jax.models.metro import Prediction
-from metro_jax.training import parallel
 from metro_jax.training.step import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
 EXAMPLES, VERTICES, PX = 10, 30, 2

@@ -4,6 +4,7 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.body import joints
+from metro_jax.checkpoints import origin
 from metro_jax.evaluation import metrics, protocols
 
 
@@ -139,7 +140,7 @@ def test_weights_of_others_are_not_said_to_be_trained_on_a_config_s_datasets():
     ("", "somebody else's"),
   ):
     config.train.init_from = init_from
-    training = protocols.training_of(config, 0)
+    training = origin.training_of(config, 0)
     for dataset in ("h36m/valid_protocol2", "3dpw/test", "synthetic/test"):
       protocol = protocols.for_dataset(dataset, config, training)
       said = protocols.describe(protocol)
@@ -148,7 +149,7 @@ def test_weights_of_others_are_not_said_to_be_trained_on_a_config_s_datasets():
 
 
 def test_what_a_network_was_trained_on_is_its_own_runs_not_the_evaluations():
-  run = protocols.training_of(config_of("smpl", data__train=("h36m/train",)), 9)
+  run = origin.training_of(config_of("smpl", data__train=("h36m/train",)), 9)
   other = config_of("smpl", data__train=("3dpw/test",))
   said = protocols.describe(protocols.for_dataset("3dpw/test", other, run))
   assert "trained on h36m/train, not on this dataset" in said

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from metro_jax import config as base
+from metro_jax.checkpoints.bucket import RunFolder
+from metro_jax.checkpoints.run_checkpoints import Start
 from metro_jax.evaluation import restarts, run_report
 from metro_jax.training import logs
-from metro_jax.training.bucket import RunFolder
-from metro_jax.training.run_checkpoints import Start
 
 
 def a_config(**train):

@@ -8,12 +8,14 @@ from ml_collections import ConfigDict
 
 from configs import synthetic
 from metro_jax.body import camera
+from metro_jax.checkpoints import runs
+from metro_jax.cluster import parallel
 from metro_jax.data import framing, pipeline
-from metro_jax.evaluation import evaluator, runs, second_pass
+from metro_jax.evaluation import evaluator, second_pass
 from metro_jax.inference import predictor
 from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
-from metro_jax.training import parallel, state
+from metro_jax.training import state
 from metro_jax.training import step as steps
 from tests.fixtures.drawn import Drawn
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metro_jax.asset_builds import build_blazepose
 from metro_jax.models.blazepose import BlazePose, Block, InvertedBottleneck
 from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
-from metro_jax.weights import blazepose, build_blazepose
+from metro_jax.weights import blazepose
 
 # LiteRT's last map of `picture`, every second row, column and channel.
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "blazepose.npz"

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
 from metro_jax.models import setup
-from metro_jax.training import optimizer, parallel, step
+from metro_jax.training import optimizer, step
 from metro_jax.training import state as states
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "synthetic.py"

@@ -15,9 +15,9 @@ import pytest
 
 from metro_jax import export
 from metro_jax import train as command
-from metro_jax.evaluation import runs
+from metro_jax.checkpoints import checkpoint, runs
+from metro_jax.cluster import watch
 from metro_jax.models import setup
-from metro_jax.training import checkpoint, watch
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "synthetic.py"
@@ -31,8 +31,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def config(data_dir, monkeypatch):
   """A run of a tiny stand-in for the network."""
-  monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
-  build = runpy.run_path(str(HERE / "in_processes.py"))["build"]
+  monkeypatch.setattr(sys, "path", [str(HERE.parent / "fixtures"), *sys.path])
+  build = runpy.run_path(str(HERE.parent / "fixtures" / "in_processes.py"))["build"]
   monkeypatch.setattr(setup, "build", build)
   spec = importlib.util.spec_from_file_location("synthetic", CONFIG)
   module = importlib.util.module_from_spec(spec)

@@ -13,13 +13,17 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.body import joints, mesh_levels
+from metro_jax.cluster import parallel
 from metro_jax.models import metro
 from metro_jax.models.encoder import Encoder
 from metro_jax.models.metro import Prediction
-from metro_jax.training import losses, parallel, step
+from metro_jax.training import losses, step
 from metro_jax.training import state as states
 
-on_devices = runpy.run_path(str(pathlib.Path(__file__).parent / "on_devices.py"))
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+on_devices = runpy.run_path(str(FIXTURES / "on_devices.py"))
+  str(pathlib.Path(__file__).parents[1] / "fixtures" / "on_devices.py")
+)
 GEOMETRY = on_devices["make_geometry"]()
 COUNTS = on_devices["COUNTS"]
 PX = on_devices["PX"]

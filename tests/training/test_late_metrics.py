@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metro_jax.training import checkpoint
+from metro_jax.checkpoints import checkpoint
 
 
 def save(checkpoints, step, metrics):

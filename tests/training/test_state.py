@@ -7,13 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from metro_jax.training import parallel, state, step
+from metro_jax.cluster import parallel
+from metro_jax.training import state, step
 from metro_jax.training.state import TrainState
 
 
 @pytest.fixture
 def on_devices(monkeypatch):
-  monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
+  monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[1] / "fixtures")
   import on_devices
 
   return on_devices

@@ -20,6 +20,7 @@ from metro_jax.training import losses, step
 from metro_jax.training.state import TrainState
 
 HERE = pathlib.Path(__file__).parent
+FIXTURES = HERE.parent / "fixtures"
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
@@ -43,7 +44,12 @@ def runs(tmp_path_factory) -> dict[int, dict[str, np.ndarray]]:
 def start_on(count: int, output: pathlib.Path) -> subprocess.Popen:
   devices = f"--xla_force_host_platform_device_count={count}"
   return subprocess.Popen(
-    [sys.executable, HERE / "on_devices.py", HERE.parents[1], output],
+    [
+      sys.executable,
+      HERE.parent / "fixtures" / "on_devices.py",
+      HERE.parents[1],
+      output,
+    ],
     env=os.environ
     | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{devices} {QUICK_COMPILATION}"},
   )
@@ -109,7 +115,7 @@ def test_evaluation_counts_every_valid_labelled_example_once_on_any_devices(runs
 
 
 def test_evaluation_errors_equal_numpy_on_the_predicted_meshes(runs, monkeypatch):
-  monkeypatch.syspath_prepend(HERE)
+  monkeypatch.syspath_prepend(FIXTURES)
   import on_devices
 
   found = select(runs[8], "eval/")

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metro_jax.asset_builds import build_blazepose
 from metro_jax.models.blazepose import BlazePose
-from metro_jax.weights import blazepose, build_blazepose, weight_files
+from metro_jax.weights import blazepose, weight_files
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from metro_jax import files
 from metro_jax.data import schema
 from metro_jax.data.builders import records, shards
 from metro_jax.data.builders.shards import Report, Shard
-from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
 from metro_jax.data.builders.split_source import REMEDY, SplitSource, first_line
+from metro_jax.data.builders.valid_rows import Refused, TooManyRefused
 from metro_jax.data.readers.formats import expect_local
 from metro_jax.data.readers.reader import Reader
 from metro_jax.text_files import one_line

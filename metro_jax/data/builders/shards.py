@@ -31,8 +31,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from metro_jax import files
 from metro_jax.data import schema
-from metro_jax.data.builders import sound_rows
-from metro_jax.data.builders.sound_rows import Refused, TooManyRefused
+from metro_jax.data.builders import valid_rows
+from metro_jax.data.builders.valid_rows import Refused, TooManyRefused
 from metro_jax.data.readers.reader import Reader
 
 # Records are read alone, pictures do not shrink, and one thread costs least.
@@ -115,7 +115,7 @@ def write_shard(
   labelled, refused = dict.fromkeys(schema.FLAGS, 0), []
   with files.replacing(folder / shard.file_name) as partial:
     with contextlib.closing(ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as out:
-      for example, record in sound_rows.sound_rows(
+      for example, record in valid_rows.sound_rows(
         reader,
         range(shard.first, shard.end),
         known_bad,
@@ -348,7 +348,7 @@ def _write(*arguments: Any) -> dict[str, Any]:
     return {"error": str(error), "errno": error.errno or errno.EIO}
   except Exception as error:
     full = files.means_full_disk(error)
-    return {"error": sound_rows.reason(error), "errno": errno.ENOSPC if full else None}
+    return {"error": valid_rows.reason(error), "errno": errno.ENOSPC if full else None}
   return {"error": "", "errno": None}
 
 
