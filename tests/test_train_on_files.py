@@ -15,7 +15,6 @@ from metro_jax.cluster import parallel
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.readers import formats
 from metro_jax.evaluation import evaluator
-from metro_jax.training import step
 
 TESTS = pathlib.Path(__file__).parent
 CONFIGS = TESTS.parent / "configs"

@@ -52,7 +52,11 @@ def downsample(
     ValueError: If there is no such level, or the vertices are not level 0.
   """
   _check_level(levels, steps, "downsample")
-  _check_vertices(levels, vertices, 0, "downsample")
+  if vertices.shape[-2] != levels.counts[0]:
+    raise ValueError(
+      f"downsample: expected {levels.counts[0]} vertices of level 0, "
+      f"got {vertices.shape[-2]}"
+    )
   for kept in levels.select[:steps]:
     vertices = vertices[..., kept, :]
   return vertices
@@ -288,12 +292,4 @@ def _check_level(levels: MeshLevels, level: int, where: str) -> None:
   if not 0 <= level < len(levels.counts):
     raise ValueError(
       f"{where}: expected a level in 0..{len(levels.counts) - 1}, got {level}"
-    )
-
-
-def _check_vertices(levels: MeshLevels, vertices: Array, level: int, where: str):
-  if vertices.shape[-2] != levels.counts[level]:
-    raise ValueError(
-      f"{where}: expected {levels.counts[level]} vertices of level {level}, "
-      f"got {vertices.shape[-2]}"
     )

@@ -23,7 +23,6 @@ from metro_jax import train as command
 from metro_jax.checkpoints import bucket, checkpoint
 from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.models import setup
-from metro_jax.training import state
 from metro_jax.weights import torch_metro, weight_files
 
 ROOT = pathlib.Path(__file__).parents[2]

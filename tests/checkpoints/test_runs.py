@@ -8,7 +8,6 @@ from metro_jax import config as base
 from metro_jax.checkpoints import runs
 from metro_jax.checkpoints.checkpoint import ArchitectureError, Checkpoints
 from metro_jax.models import setup
-from metro_jax.training import state
 
 
 def small_config():

@@ -16,7 +16,6 @@ from metro_jax.inference import predictor
 from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
 from metro_jax.training import state
-from metro_jax.training import step as steps
 from tests.fixtures.drawn import Drawn
 
 
@@ -64,7 +63,7 @@ def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
   done = step(parallel.replicate(run.variables), parallel.shard(batch))
-  joints_m = parallel.gather(done.regressed_joints)
+  joints_m = parallel.gather(done.predicted.joints)
   told = parallel.gather(done.errors)["mpjpe_mm"]
   for row, example in enumerate(source.rows):
     true_m = example["joints_3d_m"][framing.joints.J14_FROM_J24, :3]

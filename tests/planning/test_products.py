@@ -7,7 +7,6 @@ import pytest
 from metro_jax import config as base
 from metro_jax.models import setup
 from metro_jax.planning import products
-from metro_jax.training import state
 from metro_jax.training.step import AXIS
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
-from metro_jax.models import setup
+from metro_jax.models import forward, setup
 from metro_jax.training import optimizer, step
 from metro_jax.training import state as states
 
@@ -71,7 +71,7 @@ def variables_and_network(dtype):
 def predict(dtype):
   fresh, network = variables_and_network(dtype)
   batch = make_batch()
-  pictures = step.normalize_images(batch.image, batch.color_gain)
+  pictures = forward.normalize_images(batch.image, batch.color_gain)
   run = jax.jit(
     lambda v, x: network.model.apply(v, x, network.template, None, train=False)
   )
