@@ -170,7 +170,8 @@ def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32(body):
 
 
 def test_dropout_stands_at_four_places():
-  block = encoder.Encoder((8,), (3,), (16,), num_layers=2, num_heads=2, dropout=0.5)
+  widths = (8,), (3,), (16,)
+  block = encoder.Encoder(encoder.EncoderSettings(*widths, 2, 2, dropout=0.5))
   tokens = jnp.zeros((1, 4, 5))
   shapes = jax.eval_shape(block.init, jax.random.key(0), tokens)
   variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
