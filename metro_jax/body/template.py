@@ -11,7 +11,7 @@ from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 
 Array = Any
-# The released code's number, not pi; it turns the rest pose's y up into y down.
+# The original code's number, not pi; it turns the rest pose's y up into y down.
 ROOT_ROTATION_RAD = 3.1416
 
 
@@ -34,7 +34,7 @@ def make_template(body: BodyModel, levels: MeshLevels) -> Template:
   Returns:
     The 14 joints of a body or 21 of a hand, and the coarsest level's vertices.
 
-  Source: METRO section 3.2; released code, metro/modeling/bert/modeling_metro.py.
+  Source: METRO section 3.2; original code, metro/modeling/bert/modeling_metro.py.
   """
   dtype = body.template.dtype
   pose = np.zeros((1, 3 * body.num_joints), dtype)

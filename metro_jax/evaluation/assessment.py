@@ -110,7 +110,7 @@ def _averaged(results: Results, protocol: Protocol) -> Results:
   if protocol.averaging == "exact":
     return results
   batch_size = averaging.BATCH_SIZES[protocol.kind]
-  return results._replace(means=averaging.released_means(results.errors, batch_size))
+  return results._replace(means=averaging.original_means(results.errors, batch_size))
 
 
 def _make_tables(results: Results, source: Source, protocol: Protocol) -> Tables | None:

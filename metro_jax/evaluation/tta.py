@@ -2,10 +2,10 @@
 
 Each view is a crop of another scale, turn or mirror. What the network says of it is
 turned and mirrored back, aligned by its best similarity to what it says of the
-unchanged crop, and averaged. Meshes and joints are aligned apart, as the released
+unchanged crop, and averaged. Meshes and joints are aligned apart, as the original
 code does; all views of some examples go through the network as one batch.
 
-Source: released code, metro/tools/run_hand_multiscale.py, which starts a process for
+Source: original code, metro/tools/run_hand_multiscale.py, which starts a process for
   each view of hands and joins their files.
 """
 
@@ -45,7 +45,7 @@ class Views(NamedTuple):
   Attributes:
     augmentations: One a view.
     mirror: Undoes a flip; None without flips.
-    first_twice: Whether the unchanged view counts twice, as in the released code.
+    first_twice: Whether the unchanged view counts twice, as in the original code.
   """
 
   augmentations: tuple[Augmentation, ...]

@@ -3,7 +3,7 @@
 Block i maps tokens of one width to tokens of the next through a narrower hidden
 width; the last block ends in the three coordinates.
 
-Source: METRO section 3.1; released code, metro/modeling/bert/modeling_metro.py and
+Source: METRO section 3.1; original code, metro/modeling/bert/modeling_metro.py and
   modeling_bert.py.
 """
 

@@ -17,7 +17,6 @@ from metro_jax.inference import photographs, predictor
 from metro_jax.models import setup
 from metro_jax.rendering import overlay
 from metro_jax.rendering.overlay import Box
-from metro_jax.training import state
 
 PHOTOGRAPHS = pathlib.Path(__file__).parents[1] / "fixtures" / "photographs"
 MOST_BYTES = 12_000_000
@@ -32,7 +31,7 @@ def network():
 def test_a_run_is_read_back_as_it_was_written(tmp_path, monkeypatch):
   config = synthetic.get_config("tiny")
   made = setup.build(config)
-  init = jax.jit(lambda key: state._variables(made.model, made.template, 32, key))
+  init = jax.jit(lambda key: setup.make_variables(made.model, made.template, 32, key))
   variables = jax.device_get(init(jax.random.key(0)))
   variables["batch_stats"] = {}
   run = runs.Run(config, made, variables, 41)

@@ -15,7 +15,6 @@ from metro_jax.evaluation import evaluator, second_pass
 from metro_jax.inference import predictor
 from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
-from metro_jax.training import state
 from tests.fixtures.drawn import Drawn
 
 
@@ -32,7 +31,9 @@ def run(config):
   """A network of random weights: whatever it says must be told consistently."""
   network = setup.build(config)
   px = config.data.image_px
-  init = jax.jit(lambda key: state._variables(network.model, network.template, px, key))
+  init = jax.jit(
+    lambda key: setup.make_variables(network.model, network.template, px, key)
+  )
   return runs.Run(config, network, jax.device_get(init(jax.random.key(3))), 0)
 
 
@@ -44,7 +45,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
   (batch,) = pipeline.eval_batches(source, config)
   variables = parallel.replicate(run.variables)
   done = step(variables, parallel.shard(batch))
-  vertices, cameras = parallel.gather((done.vertices, done.camera))
+  vertices, cameras = parallel.gather((done.predicted.vertices, done.predicted.camera))
   look = predictor.make_predictor(run)
   for row, example in enumerate(source.rows):
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), 1)[..., ::-1]
