@@ -44,7 +44,7 @@ class Assessment(NamedTuple):
   tables: Tables | None = None  # of the first process
 
   def table(self) -> str:
-    """What to print."""
+    """Formats what to print."""
     return format_table(self.results, self.baseline, self.protocol)
 
 
@@ -141,7 +141,7 @@ def write(assessment: Assessment, workdir: pathlib.Path, step: int) -> pathlib.P
 
 
 def as_json(assessment: Assessment, step: int) -> dict[str, Any]:
-  """What `<workdir>/eval/<split>.json` holds; a mean of nothing is null."""
+  """Lists what `<workdir>/eval/<split>.json` holds; a mean of nothing is null."""
   protocol = assessment.protocol
   content = {
     **_numbers(assessment.results, protocol),
@@ -168,7 +168,7 @@ def _numbers(results: Results, protocol: Protocol) -> dict[str, Any]:
 
 
 def format_table(results: Results, beside: Results, protocol: Protocol) -> str:
-  """The errors beside the baseline's, with what they mean, for a terminal."""
+  """Shows the errors beside the baseline's, with what they mean, for a terminal."""
   lines = [f"{'':11} {'network':>12} {'mean mesh':>12} {'change':>8}"]
   for name in protocol.metrics:
     metric = protocols.METRICS[name]

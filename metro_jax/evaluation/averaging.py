@@ -26,7 +26,7 @@ def original_means(
   batch_size: int,
   ranks: int = RANKS,
 ) -> dict[str, float]:
-  """The original code's mean of each metric.
+  """Computes the original code's mean of each metric.
 
   Args:
     errors: Per metric, of every example of the split in order; NaN without the label.

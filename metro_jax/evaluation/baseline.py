@@ -75,7 +75,7 @@ def mean_mesh_baseline(
 def mean_mesh(
   source: Source, body: BodyModel, cache: pathlib.Path | None = None
 ) -> Float[np.ndarray, "v 3"]:
-  """The mean of the posed meshes of a split's labelled examples.
+  """Averages the posed meshes of a split's labelled examples.
 
   m = 1/N Σ_i (V(pose_i, shape_i) - root_i), the regressed H36M pelvis or wrist
 

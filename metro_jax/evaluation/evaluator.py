@@ -48,7 +48,7 @@ def map_eval_step(
   true_joints: str = "labels",
   views: Views | None = None,
 ) -> MappedEvalStep:
-  """The network's eval step over all devices, for `evaluate`.
+  """Maps the network's eval step over all devices, for `evaluate`.
 
   Args:
     model: The network.

@@ -156,7 +156,7 @@ def draw_one(
 
 
 def as_sheet(drawn: Sequence[Drawn]) -> UInt8[np.ndarray, "h w 3"]:
-  """All examples as one picture, one a row; for TensorBoard."""
+  """Joins all examples in one picture, one a row; for TensorBoard."""
   images = [image for one in drawn for image in one.images]
   captions = []
   for one in drawn:
@@ -168,7 +168,7 @@ def as_sheet(drawn: Sequence[Drawn]) -> UInt8[np.ndarray, "h w 3"]:
 def as_pictures(
   drawn: Sequence[Drawn], choices: Sequence[Choice], split: str
 ) -> list[report.Picture]:
-  """The examples as the report shows them."""
+  """Gives the examples as the report shows them."""
   pictures = []
   for one, choice in zip(drawn, choices, strict=True):
     errors = {

@@ -142,7 +142,7 @@ def score(
   true_joints_m: Float[np.ndarray, "t 21 3"],
   true_vertices_m: Float[np.ndarray, "t w 3"],
 ) -> dict[str, float]:
-  """The leaderboard's scores, by its names and in its units.
+  """Computes the leaderboard's scores, by its names and in its units.
 
   "xyz" is of joints, "mesh" of vertices, "al" after aligning each example; means in
   centimetres, AUC and F-scores between 0 and 1. The leaderboard's alignment lets
@@ -203,5 +203,5 @@ def _f_scores(predicted: Any, target: Any) -> Any:
 
 
 def format_scores(scores: dict[str, float]) -> str:
-  """One line a score, as the leaderboard's scores.txt has them."""
+  """Writes one line a score, as the leaderboard's scores.txt has them."""
   return "\n".join(f"{name}: {value:f}" for name, value in scores.items())

@@ -27,14 +27,14 @@ class Similarity:
 def distances_mm(
   predicted_m: Float[Any, "b n 3"], target_m: Float[Any, "b n 3"]
 ) -> Float[Array, "b n"]:
-  """Distance of each point from its counterpart, millimetres."""
+  """Measures each point's distance from its counterpart, millimetres."""
   return _MM * jnp.linalg.norm(predicted_m - target_m, axis=-1)
 
 
 def mean_of_known(
   values: Float[Array, "b n"], known: Bool[Any, "b n"] | None = None
 ) -> Float[Array, " b"]:
-  """Mean over the points of each example that are known; 0 where none is.
+  """Averages over the points of each example that are known; 0 where none is.
 
   Args:
     values: One a point; anything where the point is not known, NaN included.
@@ -52,7 +52,7 @@ def aligned(
   known: Bool[Any, "b n"] | None = None,
   proper: bool = True,
 ) -> Float[Array, "b n 3"]:
-  """Predicted points moved by their best similarity; see `similarity`."""
+  """Moves predicted points by their best similarity; see `similarity`."""
   transform = similarity(predicted_m, target_m, known, proper)
   return apply_similarity(transform, predicted_m)
 
@@ -63,7 +63,7 @@ def similarity(
   known: Bool[Any, "b n"] | None = None,
   proper: bool = True,
 ) -> Similarity:
-  """The similarity that brings points closest to others.
+  """Finds the similarity that brings points closest to others.
 
   K = Σ_i p_i q_iᵀ = U S Vᵀ of the centred points, Z = diag(1, 1, det(U Vᵀ)):
   R = V Z Uᵀ, s = tr(S Z) / Σ_i ||p_i||², t = q̄ - s R p̄.
@@ -131,7 +131,7 @@ def _det(m: Float[Array, "b 3 3"]) -> Float[Array, " b"]:
 def count_and_sum(
   errors: Mapping[str, Float[Array, " b"]], counted: Mapping[str, Bool[Array, " b"]]
 ) -> dict[str, dict[str, Array]]:
-  """Sum and number of each error over the examples that count.
+  """Gives sum and number of each error over the examples that count.
 
   Args:
     errors: Per metric, one error an example.
@@ -146,7 +146,7 @@ def count_and_sum(
 
 
 def means(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, float]:
-  """The mean of each metric over all parts that `count_and_sum` made.
+  """Averages each metric over all parts that `count_and_sum` made.
 
   Sums are added in float64 on the host. A metric that no example has is NaN.
   """

@@ -71,7 +71,7 @@ class ViewBatch(NamedTuple):
 
 
 def make_views(config: ConfigDict, body: BodyModel) -> Views:
-  """Every scale with every turn, and each of these mirrored if flips are wanted.
+  """Makes every scale with every rotation, each also mirrored if flips are wanted.
 
   Args:
     config: The whole config; uses `eval`.
@@ -100,7 +100,7 @@ def make_views(config: ConfigDict, body: BodyModel) -> Views:
 
 
 def describe(config: ConfigDict) -> str:
-  """The views in words, as the protocol states them."""
+  """Says the views in words, as the protocol states them."""
   c = config.eval
   scales = ", ".join(f"{scale:g}" for scale in c.tta_scales)
   degrees = ", ".join(f"{angle:g}" for angle in c.tta_rotations_deg)
@@ -116,7 +116,7 @@ def batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[ViewBatch]:
-  """Every example once with all of its views, this process's share.
+  """Gives every example once with all of its views, this process's share.
 
   As many examples a device as make up its part of `config.eval.batch_size` with their
   views, and at least one.
@@ -166,7 +166,7 @@ def crops(
   crop_px: int,
   arithmetic: str = "exact",
 ) -> UInt8[np.ndarray, "k crop_px crop_px 3"]:
-  """The crops that `augment.apply` makes of an example, decoded once.
+  """Makes the crops that `augment.apply` makes of an example, decoded once.
 
   Args:
     example: As stored.

@@ -136,7 +136,7 @@ def _drop_after(file: pathlib.Path, step: int, validated: bool) -> None:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The lines of a run's metrics file; a last line cut off by a kill is left out."""
+  """Reads a run's metrics file, without a last line that a kill cut off."""
   lines = []
   for text in (workdir / METRICS_FILE).read_text().splitlines():
     try:

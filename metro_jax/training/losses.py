@@ -311,7 +311,7 @@ def _is_place(labels: Array) -> Array:
 def joint_gaps(
   predicted: Float[Array, "b j 3"], labels: Float[Array, "b j 4"], root: str
 ) -> Float[Array, "b j 3"]:
-  """Differences of predicted and labelled joints, both seen from one origin.
+  """Compares predicted and labelled joints, both seen from one origin.
 
   g_j = (p_j - o(p)) - (q_j - o(q)) = d_j - Σ_i w_i d_i / Σ_i w_i,  d = p - q
 

@@ -12,7 +12,7 @@ STEP_DECAY = 0.1
 
 
 def schedule(config: ConfigDict) -> optax.Schedule:
-  """Learning rate by step: a linear warm-up, then the named course.
+  """Makes the learning rate by step: a linear warm-up, then the named course.
 
   "step" multiplies the rate by 0.1 once, `decay_at` of the way through the run;
   "cosine" goes to 0 at its end; "constant" stays.
@@ -52,7 +52,7 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Adam under the schedule, after clipping by the global norm if asked for.
+  """Makes Adam under the schedule, after clipping by the global norm if asked for.
 
   Args:
     config: The whole config; uses `optimizer` and `train.num_steps`.
@@ -81,7 +81,7 @@ def _scaled_backbone(factor: float) -> Callable[[Any, Any], Any]:
 
 
 def trained(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
-  """The parameters that train.
+  """Picks the parameters that train.
 
   Args:
     params: The network's, by module.
@@ -112,7 +112,7 @@ def _is_within(path: str, module: str) -> bool:
 
 
 def completed(params: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-  """All parameters, with those that train as they are in `changed`."""
+  """Gives all parameters, with those that train as they are in `changed`."""
   flat = flatten_dict(params, sep="/") | flatten_dict(changed, sep="/")
   return unflatten_dict(flat, sep="/")
 

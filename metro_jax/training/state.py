@@ -48,7 +48,7 @@ def create(
   seed: int,
   averaged: bool = False,
 ) -> TrainState:
-  """A fresh state, drawn from the seed.
+  """Draws a fresh state from the seed.
 
   Args:
     model: The network.
@@ -75,7 +75,7 @@ def shapes(
   image_px: int,
   averaged: bool = False,
 ) -> TrainState:
-  """What `create` makes, as `jax.ShapeDtypeStruct`s; allocates nothing."""
+  """Gives what `create` makes as `jax.ShapeDtypeStruct`s; allocates nothing."""
 
   def make(key: jax.Array) -> TrainState:
     return _make(model, optimizer, template, image_px, key, averaged)
@@ -113,7 +113,7 @@ def _quick() -> dict[str, int | bool] | None:
 
 
 def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:
-  """A fresh run's state that starts from given weights."""
+  """Starts a fresh run's state from given weights."""
   params = variables["params"]
   return state.replace(
     params=params,

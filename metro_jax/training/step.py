@@ -34,7 +34,7 @@ TrainStep = Callable[[TrainState, Batch, Geometry], tuple[TrainState, dict[str, 
 def make_train_step(
   model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> TrainStep:
-  """The step of one device: forward, loss, gradient, update.
+  """Makes the step of one device: forward, loss, gradient, update.
 
   Its randomness follows from the run's key, the step's number and the device's place
   on the axis, so that a resumed run goes on as if it had not stopped.
@@ -201,14 +201,14 @@ def by_dataset(
 
 
 def step_key(state: TrainState) -> Array:
-  """The PRNG key of this step on this device."""
+  """Derives the PRNG key of this step on this device."""
   key = jax.random.wrap_key_data(state.key)
   key = jax.random.fold_in(key, state.step)
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
 def as_dropout_key(key: Array, prng: str) -> Array:
-  """A key for dropout's random bits, of the generator that is to make them.
+  """Makes a key for dropout's bits, of the generator that is to make them.
 
   Args:
     key: A typed key.
