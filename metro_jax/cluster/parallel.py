@@ -63,7 +63,7 @@ def lower_step(
 
 def _mapped(
   step: Callable[..., Tree], donate: bool, devices: Sequence[Any] | None
-) -> jax.stages.Wrapped:
+) -> Any:  # a jax.stages.Wrapped, which a type checker at run time denies
   """mapped(state, batch, geometry), over all devices by default."""
   donated = (0,) if donate else ()
   return jax.pmap(step, axis_name=AXIS, donate_argnums=donated, devices=devices)
