@@ -72,7 +72,7 @@ def load_config(
     raise ValueError(
       f"{path}: expected a config, {patience.describe(error)}"
     ) from error
-  return _with_settings(base.get_config(), {**stored, **(overrides or {})}, str(path))
+  return with_settings(base.get_config(), {**stored, **(overrides or {})}, str(path))
 
 
 def trained_with(config: ConfigDict, stored: Mapping[str, Any] | None) -> ConfigDict:
@@ -92,13 +92,25 @@ def trained_with(config: ConfigDict, stored: Mapping[str, Any] | None) -> Config
   flat: dict[str, Any] = flatten(stored or {})
   known = flatten(config.to_dict())
   made = {k: flat[k] for k in known if k in flat and not k.startswith(NOT_TRAINED)}
-  return _with_settings(config, made, "checkpoint")
+  return with_settings(config, made, "checkpoint")
 
 
-def _with_settings(
+def with_settings(
   config: ConfigDict, settings: Mapping[str, Any], where: str
 ) -> ConfigDict:
-  """A copy with other values of dotted keys."""
+  """Copies a config with other values of dotted keys.
+
+  Args:
+    config: Stays as it is.
+    settings: Values by dotted key; lists become tuples.
+    where: They come from, for the error.
+
+  Returns:
+    A locked, validated config.
+
+  Raises:
+    ValueError: If a key is unknown, or a value is of another type.
+  """
   config = config.copy_and_resolve_references().lock()
   try:
     for key, value in settings.items():
@@ -154,7 +166,7 @@ def load(
   restored = checkpoint.restore_variables(folder, which, averaged=averaged)
   config = trained_with(config, restored.meta["config"])
   training = origin.training_of(config, restored.step)
-  config = _with_settings(config, overrides or {}, "overrides")
+  config = with_settings(config, overrides or {}, "overrides")
   network = setup.build(config)
   like = setup.variable_shapes(network, config)
   variables = checkpoint.as_like(restored, like, folder)

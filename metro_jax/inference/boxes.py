@@ -4,7 +4,10 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from metro_jax import text_files
 from metro_jax.data import names
@@ -12,7 +15,7 @@ from metro_jax.data import names
 Corners = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 Entry = list[Corners] | str  # boxes, or why they cannot be used
 Boxes = dict[str, Entry]  # by the name of the picture
-_EXPECTED = "a list of [left, top, right, bottom] with left < right and top < bottom"
+EXPECTED = "a list of [left, top, right, bottom] with left < right and top < bottom"
 _LARGEST = sys.float_info.max
 _MOST_SAID = 5
 
@@ -89,19 +92,20 @@ def say(lines: Sequence[str]) -> str:
 
 def _entry(place: str, boxes: Any) -> Entry:
   if not isinstance(boxes, list):
-    return f"{place}: expected {_EXPECTED}, got {text_files.short(boxes)}"
+    return f"{place}: expected {EXPECTED}, got {text_files.short(boxes)}"
   for box in boxes:
-    if not _is_box(box):
-      return f"{place}: expected {_EXPECTED}, got {text_files.short(box)}"
+    if not is_box(box):
+      return f"{place}: expected {EXPECTED}, got {text_files.short(box)}"
   return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1, *_ in boxes]
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+  """Returns whether something is left, top, right, bottom and perhaps a score."""
   return (
-    isinstance(box, list)
+    isinstance(box, list | tuple | np.ndarray)
     and len(box) in (4, 5)
-    and all(isinstance(x, int | float) and not isinstance(x, bool) for x in box)
+    and all(isinstance(x, Real) and not isinstance(x, bool) for x in box)
     and all(abs(x) < _LARGEST for x in box[:4])  # not so of NaN
-    and box[0] < box[2]
-    and box[1] < box[3]
+    and bool(box[0] < box[2])
+    and bool(box[1] < box[3])
   )
