@@ -178,7 +178,8 @@ def _optimizer() -> SimpleNamespace:
   c.warmup_steps = not_negative(0)
   c.beta1 = 0.9
   c.beta2 = 0.999
-  c.frozen = ()  # modules that keep their first weights, such as "backbone"
+  c.frozen = ()  # modules that keep their first weights: "backbone", "backbone/stem"
+  c.backbone_rate = not_negative(1.0)  # the backbone's share of the learning rate
   c.clip_norm = not_negative(0.0)  # largest global gradient norm; 0 does not clip
   c.accumulate = positive(1)  # parts, in turn, of a device's share of a batch
   # Of averaged parameters, which are then evaluated; 0 keeps none.

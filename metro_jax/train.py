@@ -34,7 +34,8 @@ from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import assessment, evaluator, restarts, run_end, validation
 from metro_jax.models import setup
-from metro_jax.training import bad_batch, feature_maps, logs, optimizer
+from metro_jax.training import bad_batch, feature_maps, logs
+from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
 from metro_jax.training.logs import RunLog
@@ -72,7 +73,6 @@ class Job(NamedTuple):
   request: StopRequest
   splits: Splits
   network: setup.Network
-  geometry: steps.Geometry
   eval_step: evaluator.MappedEvalStep
   lock: RunLock
   start_over: bool
@@ -149,18 +149,17 @@ def _train(
   parallel.check_batch_size("train.batch_size", config.train.batch_size)
   parallel.check_batch_size("eval.batch_size", config.eval.batch_size)
   network = setup.build(config)
-  geometry = steps.geometry_of(network)
   true_joints, mapping = config.eval.true_joints, config.train.mapping
   eval_step = evaluator.map_eval_step(
-    network.model, geometry, true_joints, None, mapping
+    network.model, network.geometry, true_joints, None, mapping
   )
-  what = (splits, network, geometry, eval_step)
+  what = (splits, network, eval_step)
   job = Job(config, folder, team, request, *what, lock, start_over)
   finished = _fit(job)
   if finished and not run_end.has_report(folder, team):
     best = run_end.read_best(config, network, folder, team)
     run_end.assess_and_report(
-      best, eval_step, geometry, splits.test, splits.train, folder, started
+      best, eval_step, splits.test, splits.train, folder, started
     )
   return finished
 
@@ -168,10 +167,10 @@ def _train(
 def _fit(job: Job) -> bool:
   """Trains from the latest checkpoint on; returns whether the run reached its end."""
   config, model = job.config, job.network.model
-  adam = optimizer.make_optimizer(config)
+  optimizer = optimizers.make_optimizer(config)
   train_step = parallel.map_step(
-    steps.make_train_step(model, adam, config),
-    job.geometry,
+    steps.make_train_step(model, optimizer, config),
+    job.network.geometry,
     donate=True,
     mapping=config.train.mapping,
   )
@@ -183,7 +182,7 @@ def _fit(job: Job) -> bool:
     job.folder.copy()
 
   with RunCheckpoints(folder, config.train.keep_best, job.team, publish) as checkpoints:
-    start = _start(job, checkpoints, adam)
+    start = _start(job, checkpoints, optimizer)
     pending = _is_pending(start, config)
     if start.step >= config.train.num_steps and not pending:
       job.request.release()
@@ -225,7 +224,7 @@ def _loop(
   if _is_pending(start, config):
     checkpoints.add_metrics(step, _validate(job, state, step, log))
   batches = _batches(job, start.step)
-  rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
+  rate, earlier = optimizers.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
     state, metrics = train_step(state, parallel.shard(batch))
@@ -277,12 +276,12 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
   )
 
 
-def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
+def _start(job: Job, checkpoints: RunCheckpoints, optimizer: Any) -> Start:
   """Reads the latest checkpoint's state and step, or makes the fresh state and 0."""
   config, network = job.config, job.network
   fresh = states.create(
     network.model,
-    adam,
+    optimizer,
     network.template,
     config.data.image_px,
     config.seed,

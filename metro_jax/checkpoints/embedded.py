@@ -50,9 +50,9 @@ def load_variables(
   if like is not None:
     wanted = flax.traverse_util.flatten_dict({"params": like["params"]}, sep=".")
     names = sorted(wanted.keys() | flat.keys())
-    want, have = ({k: np.shape(x) for k, x in d.items()} for d in (wanted, flat))
-    other = [name for name in names if want.get(name) != have.get(name)]
-    if other or wanted.keys() != flat.keys():
+    shapes = [{k: np.shape(v) for k, v in tree.items()} for tree in (wanted, flat)]
+    other = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
+    if other:
       raise ValueError(
         f"{NAME}: expected a config of the same network (configs/embedded.py), got one "
         f"in which {len(other)} of {len(names)} arrays differ, {other[0]} first"

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from metro_jax.models.metro import AXIS
-from metro_jax.training.step import Geometry
+from metro_jax.models.setup import Geometry
 
 Tree = Any  # a pytree of arrays
 
@@ -34,13 +34,12 @@ def map_step(
     mapping: `config.train.mapping`.
 
   Returns:
-    mapped(state, batch) on stacked trees, with a stacked result. Structures come
-    back as the step returns them, so their arrays must not be bound to a rank.
+    mapped(state, batch) on stacked trees, with a stacked result.
   """
-  mapped = _mapped(step, geometry, donate, None, mapping)
+  mapped = _mapped(step, donate, None, mapping)
   if mapping == "shard_map" and jax.process_count() > 1:
     mapped = _over_processes(mapped)
-  constants = replicate(jax.tree.leaves(geometry))
+  constants = replicate(geometry)
   return lambda state, batch: mapped(state, batch, constants)
 
 
@@ -69,32 +68,24 @@ def lower_step(
   def stacked(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((len(devices), *np.shape(x)), x.dtype)
 
-  arguments = (state, batch, jax.tree.leaves(geometry))
-  mapped = _mapped(step, geometry, donate, devices, mapping)
-  return mapped.lower(*jax.tree.map(stacked, arguments))
+  mapped = _mapped(step, donate, devices, mapping)
+  return mapped.lower(*jax.tree.map(stacked, (state, batch, geometry)))
 
 
 def _mapped(
   step: Callable[..., Tree],
-  geometry: Geometry,
   donate: bool,
   devices: Sequence[Any] | None,
   mapping: str,
-) -> Any:
-  """mapped(state, batch, leaves of the geometry), over all devices by default."""
-  # Lists of arrays cross the map: structures check the shapes of one device.
-  structure = jax.tree.structure(geometry)
-
-  def flat(state: Tree, batch: Tree, leaves: list[Any]) -> Tree:
-    return step(state, batch, jax.tree.unflatten(structure, leaves))
-
+) -> Any:  # a jax.stages.Wrapped, which a type checker at run time denies
+  """mapped(state, batch, geometry), over all devices by default."""
   donated = (0,) if donate else ()
   if mapping == "pmap":
-    return jax.pmap(flat, axis_name=AXIS, donate_argnums=donated, devices=devices)
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=donated, devices=devices)
 
   def on_one_device(*stacked: Tree) -> Tree:
     own = jax.tree.map(lambda x: jax.lax.squeeze(x, [0]), stacked)
-    return jax.tree.map(lambda x: jax.lax.expand_dims(x, [0]), flat(*own))
+    return jax.tree.map(lambda x: jax.lax.expand_dims(x, [0]), step(*own))
 
   sharding = _sharding(_all_devices() if devices is None else devices)
   mapped = jax.shard_map(

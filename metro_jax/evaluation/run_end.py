@@ -16,9 +16,8 @@ from metro_jax.cluster.process_group import ProcessGroup
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import assessment, examples, restarts, run_report
 from metro_jax.evaluation.evaluator import MappedEvalStep
+from metro_jax.models import setup
 from metro_jax.models.setup import Network
-from metro_jax.training import state as states
-from metro_jax.training.step import Geometry
 
 
 def has_report(folder: RunFolder, team: ProcessGroup) -> bool:
@@ -41,7 +40,7 @@ def read_best(
   Returns:
     The network with the settings that its weights were made with.
   """
-  like = states.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   facts: list[Any] = []
   if team.is_first:
     checkpoints = folder.address / runs.CHECKPOINT_FOLDER
@@ -58,7 +57,6 @@ def read_best(
 def assess_and_report(
   run: Run,
   eval_step: MappedEvalStep,
-  geometry: Geometry,
   test: Source,
   train: Source,
   folder: RunFolder,
@@ -69,7 +67,6 @@ def assess_and_report(
   Args:
     run: The best network.
     eval_step: Made by `evaluator.map_eval_step`.
-    geometry: The body's arrays.
     test: What to measure on.
     train: The training split, for the mean mesh.
     folder: Of the run.
@@ -80,9 +77,7 @@ def assess_and_report(
     run.config,
     folder.local,
   )
-  done = assessment.assess(
-    eval_step, variables, geometry, test, train, config, workdir, "test"
-  )
+  done = assessment.assess(run, eval_step, test, train, workdir, "test")
   written = assessment.write(done, workdir, run.step)
   choices = examples.choose(done.results, config.train.pictures)
   rows, faces = [choice.row for choice in choices], run.network.body.faces

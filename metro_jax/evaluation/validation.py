@@ -46,7 +46,7 @@ def validate(
   batches = pipeline.eval_batches(split, config, *here, config.eval.max_examples)
   measured = second_pass.of_split(eval_step, split, config)
   results = evaluator.evaluate(
-    measured, variables, batches, watch=lambda batch, done: on_batch()
+    measured, variables, batches, on_batch=lambda batch, done: on_batch()
   )
   errors_mm = results.means_mm
   log.scalars(step, "validation", errors_mm)

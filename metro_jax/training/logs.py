@@ -3,10 +3,8 @@
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 import tensorboardX
@@ -35,7 +33,7 @@ class RunLog:
     num_steps: Of the run.
     batch_size: Of the run, for rates.
     validated: Whether the restored step was validated; if not its lines go, too.
-    writes: Whether this process is the one that writes; otherwise all calls do nothing.
+    enabled: False for a process that writes nothing, because another one does.
   """
 
   def __init__(
@@ -45,19 +43,18 @@ class RunLog:
     num_steps: int,
     batch_size: int,
     validated: bool = True,
-    writes: bool = True,
+    enabled: bool = True,
   ):
-    self._file = workdir / METRICS_FILE
-    self._writes = writes
-    if writes:
-      self._drop_after(first_step, validated)
-    lines = self._file if writes else pathlib.Path(os.devnull)
-    self._lines = lines.open("a", buffering=1)
+    self._enabled = enabled
+    file = workdir / METRICS_FILE if enabled else pathlib.Path(os.devnull)
+    if enabled and file.exists():
+      _drop_after(file, first_step, validated)
+    self._lines = file.open("a", buffering=1)
     self._board = tensorboardX.SummaryWriter(
       str(workdir / "tensorboard"),
       purge_step=first_step + 1,
       max_queue=100,
-      write_to_disk=writes,
+      write_to_disk=enabled,
     )
     self._num_steps, self._batch_size = num_steps, batch_size
     self._step = first_step
@@ -67,19 +64,14 @@ class RunLog:
       initial=first_step,
       unit="step",
       desc="training",
-      disable=not (writes and sys.stderr.isatty()),
+      disable=None if enabled else True,
       dynamic_ncols=True,
     )
 
   def __enter__(self) -> "RunLog":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._bar.close()
     self._lines.close()
     self._board.close()
@@ -127,25 +119,24 @@ class RunLog:
     """Prints without breaking the live line."""
     if not self._bar.disable:
       self._bar.write(text)
-    elif self._writes:
+    elif self._enabled:
       print(text, flush=True)
 
-  def _drop_after(self, step: int, validated: bool) -> None:
-    if not self._file.exists():
-      return
 
-    def is_kept(line: dict) -> bool:
-      repeated = line["group"] == "validation" and not validated
-      return line["step"] < step or (line["step"] == step and not repeated)
+def _drop_after(file: pathlib.Path, step: int, validated: bool) -> None:
+  """Drops the lines beyond a step, and its own validation if it is to come again."""
 
-    kept = [line for line in read_metrics(self._file.parent) if is_kept(line)]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    with files.replacing(self._file) as partial:
-      partial.write_text(text)
+  def is_kept(line: dict) -> bool:
+    repeated = line["group"] == "validation" and not validated
+    return line["step"] < step or (line["step"] == step and not repeated)
+
+  kept = [line for line in read_metrics(file.parent) if is_kept(line)]
+  with files.replacing(file) as partial:
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The lines of a run's metrics file; a last line cut off by a kill is left out."""
+  """Reads a run's metrics file, without a last line that a kill cut off."""
   lines = []
   for text in (workdir / METRICS_FILE).read_text().splitlines():
     try:

@@ -8,6 +8,7 @@ from metro_jax.data import schema
 from metro_jax.evaluation import examples
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import Results
+from metro_jax.models.forward import Predicted
 from tests.fixtures.in_memory import InMemory
 
 VERTICES_M = np.array(
@@ -63,7 +64,8 @@ def fake_step(state, batch):
   cameras = np.broadcast_to(np.array([1, 0, 0], np.float32), (*grey.shape, 3))
   errors = {"mpvpe_mm": grey, "mpjpe_mm": grey + 1, "pa_mpjpe_mm": grey - 1}
   return jax.tree.map(
-    jax.numpy.asarray, Evaluation({}, errors, {}, cameras, meshes, meshes, meshes)
+    jax.numpy.asarray,
+    Evaluation({}, errors, {}, Predicted(cameras, meshes, meshes, meshes)),
   )
 
 
