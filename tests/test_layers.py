@@ -9,9 +9,9 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "text_files", "outputs", "config_checks", "config", "body", "rendering",
-  "data", "models", "weights", "training", "evaluation", "inference", "planning",
-  "benchmarking",
+  "files", "text_files", "outputs", "config_checks", "config", "untrusted", "body",
+  "rendering", "data", "models", "weights", "training", "evaluation", "inference",
+  "planning", "benchmarking",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 

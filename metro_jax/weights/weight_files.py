@@ -16,8 +16,9 @@ import numpy as np
 import safetensors.numpy
 
 from metro_jax import files
+from metro_jax.text_files import one_line
 from metro_jax.weights import state_dicts, torch_files, torch_metro
-from metro_jax.weights.array_files import NpzFile, SafetensorsFile, one_line
+from metro_jax.weights.array_files import NpzFile, SafetensorsFile
 from metro_jax.weights.state_dicts import Choice, MisfitError
 from metro_jax.weights.torch_files import TorchFile
 from metro_jax.weights.torch_metro import Entry
