@@ -8,13 +8,13 @@ import contextlib
 import io
 import math
 import os
-import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from metro_jax import files
 from metro_jax.untrusted import pickles
 from metro_jax.untrusted.pickle_stubs import array, filled, items, reading
 
@@ -24,24 +24,12 @@ _HEADER_BYTES = 1 << 16  # of a .npy file, at most
 
 
 class Header(NamedTuple):
-  """What a `.npy` file claims.
-
-  Attributes:
-    shape: Of the array.
-    fortran: Whether the first axis is the fastest.
-    dtype: Of its values.
-    length: Of the header itself, in bytes.
-  """
+  """What a `.npy` file claims; of its own `length` in bytes."""
 
   shape: tuple[int, ...]
-  fortran: bool
+  fortran: bool  # whether the first axis is the fastest
   dtype: np.dtype
   length: int
-
-  @property
-  def nbytes(self) -> int:
-    """Returns how many bytes the numbers take."""
-    return math.prod(self.shape) * self.dtype.itemsize
 
 
 @contextlib.contextmanager
@@ -96,22 +84,13 @@ def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
   """
   with archive.open(info) as file:
     header = _parse_header(file.read(_HEADER_BYTES))
-  if not header.dtype.hasobject and header.length + header.nbytes != info.file_size:
+  claimed = math.prod(header.shape) * header.dtype.itemsize
+  if not header.dtype.hasobject and header.length + claimed != info.file_size:
     raise ValueError(
-      f"expected a whole file, got {info.filename} whose header claims "
-      f"{header.nbytes:,} bytes in a member of {info.file_size:,}"
+      f"expected a whole file, got {info.filename} whose header claims {claimed:,} "
+      f"bytes in a member of {info.file_size:,}"
     )
   return header
-
-
-def read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-  """Reads an array of numbers whose claims were checked; read-only.
-
-  Raises:
-    ValueError: If it is damaged or none of numbers.
-  """
-  data = archive.read(info)
-  return _numbers(data, _parse_header(data))
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -120,9 +99,8 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: If it is none, or not as long as it claims.
   """
-  path = pathlib.Path(path)
-  pickles.check_size(path)
-  return array(parse(path.read_bytes(), str(path)), str(path))
+  data = files.read_bytes(path, pickles.MAX_BYTES)
+  return array(parse(data, str(path)), str(path))
 
 
 def load(
@@ -141,7 +119,6 @@ def load(
     ValueError: If the file is damaged, claims more than it has, or names what is
       refused.
   """
-  pickles.check_size(pathlib.Path(path))
   with opened(path) as archive:
     infos = members(archive)
     wanted = {k: v for k, v in infos.items() if names is None or k in names}

@@ -5,9 +5,9 @@ table of inert classes that keep what the file says; any other is refused by nam
 """
 
 import os
-import pathlib
 from typing import Any
 
+from metro_jax import files
 from metro_jax.untrusted.pickle_stubs import KINDS, Inert, reading
 from metro_jax.untrusted.unpickler import Name, RefusedError, Unpickler, dictionary
 
@@ -27,24 +27,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
   Raises:
     ValueError: If the file is not a pickle of arrays, naming what was refused.
   """
-  path = pathlib.Path(path)
-  check_size(path)
-  found = unpickle(path.read_bytes(), str(path))
+  found = unpickle(files.read_bytes(path, MAX_BYTES), str(path))
   named = isinstance(found, dict) and all(isinstance(key, str) for key in found)
   if not named or not found:
     raise ValueError(f"{path}: expected a pickled dictionary of arrays, got another")
   return found
-
-
-def check_size(path: pathlib.Path) -> None:
-  """Refuses a file that is larger than any of its kind.
-
-  Raises:
-    ValueError: If it is.
-  """
-  size = path.stat().st_size
-  if size > MAX_BYTES:
-    raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
 
 
 def unpickle(data: bytes, where: str, max_opcodes: int = MAX_OPCODES) -> Any:
@@ -64,39 +51,27 @@ def unpickle(data: bytes, where: str, max_opcodes: int = MAX_OPCODES) -> Any:
   with reading(where):
     try:
       return _ArrayUnpickler(max_opcodes).load(data)
-    except (MemoryError, _RefusedNameError):
+    except MemoryError:
       raise
     except RefusedError as error:
-      raise ValueError(f"expected a pickle of arrays, got {error}") from error
+      raise ValueError(f"refused {error}: expected nothing but arrays") from error
     except Exception as error:  # pickletools lets errors of its decoders through
       raise ValueError(f"expected a whole pickle, got {error}") from error
-
-
-class _RefusedNameError(RefusedError):
-  pass
 
 
 class _ArrayUnpickler(Unpickler):
   def find(self, name: Name) -> Name:
     if name not in KINDS:
-      raise _RefusedNameError(f"refused {name}: only arrays are read")
+      raise RefusedError(str(name))
     return name
 
   def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
-    match name:
-      case ("collections", "OrderedDict"):
-        return dictionary(arguments)
-      case (_, "_reconstructor") if arguments and isinstance(arguments[0], Name):
-        return KINDS[arguments[0]]()  # an empty object, in old protocols
+    if name == ("collections", "OrderedDict"):
+      return dictionary(arguments)
+    if name.name == "_reconstructor" and isinstance(arguments[0], Name):
+      return KINDS[arguments[0]]()  # an empty object, in old protocols
     return KINDS[name](*arguments)
 
   def build(self, target: Any, state: Any) -> None:
     if isinstance(target, Inert):
       target.state = state
-
-  def run(self, opcode: str, argument: Any) -> None:
-    if opcode == "INST":  # of protocol 0
-      name = self.find(Name(*argument.split(" ", 1)))
-      self._stack.append(self.call(name, tuple(self._marked())))
-    else:
-      super().run(opcode, argument)

@@ -52,51 +52,41 @@ class Unread(NamedTuple):
 
 
 class Unpickler:
-  """Reads plain values; a reader of more says what calls and attributes give.
+  """Reads plain values; readers of more say what names, calls and attributes give.
 
   Args:
     max_opcodes: Of the pickle; also bounds how deep it nests.
 
   Attributes:
-    length: Of the pickle that was read, in bytes.
+    content: What the pickle holds.
+    length: Its own, in bytes.
   """
 
   def __init__(self, max_opcodes: int) -> None:
+    self.content: Any = None
     self.length = 0
     self._max_opcodes = max_opcodes
     self._stack: list[Any] = []
     self._marks: list[int] = []
     self._memo: dict[int, Any] = {}
 
-  def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
-    """Returns what a call of a name stands for, without calling it.
-
-    Raises:
-      RefusedError: If the reader has no use for the name.
-    """
-    raise RefusedError(f"a pickle that calls {name}")
-
   def find(self, name: Name) -> Name:
-    """Returns the name, which is used later, if at all.
-
-    Raises:
-      RefusedError: If the reader refuses it even so.
-    """
+    """Returns a name that a pickle asks for, or refuses it."""
     return name
+
+  def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+    """Returns what a call stands for, without calling anything, or refuses it."""
+    raise RefusedError(f"a pickle that calls {name}")
 
   def build(self, target: Any, state: Any) -> None:
     """Keeps an object's attributes, if the reader has a use for them."""
 
   def persistent_load(self, identity: Any) -> Any:
-    """Returns what lies outside the pickle under an identity.
-
-    Raises:
-      RefusedError: If nothing does.
-    """
-    raise RefusedError("a pickle with the instruction BINPERSID")
+    """Returns what lies outside the pickle under an identity, or refuses it."""
+    raise RefusedError(f"a pickle of more than itself: {type(identity).__name__}")
 
   def load(self, data: bytes) -> Any:
-    """Reads the pickle at the start of some bytes.
+    """Reads the pickle at the start of some bytes, and returns what it holds.
 
     Raises:
       RefusedError: If it asks for what the reader refuses.
@@ -105,14 +95,12 @@ class Unpickler:
     stream = io.BytesIO(data)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
       if count >= self._max_opcodes:
-        limit = self._max_opcodes
-        raise RefusedError(f"a pickle of more than {limit} instructions")
-      self.run(opcode.name, argument)
-    self.length = stream.tell()
-    return self._stack.pop()
+        raise RefusedError(f"a pickle of more than {self._max_opcodes} instructions")
+      self._run(opcode.name, argument)
+    self.content, self.length = self._stack.pop(), stream.tell()
+    return self.content
 
-  def run(self, opcode: str, argument: Any) -> None:
-    """Runs one instruction."""
+  def _run(self, opcode: str, argument: Any) -> None:
     stack = self._stack
     if opcode in _LITERALS:
       stack.append(argument)

@@ -90,4 +90,4 @@ class NpzFile:
     infos = {key: self._infos[key] for key in keys}
     with npz.opened(self._path) as archive:
       npz.check_members(list(infos.values()), MOST_BYTES)
-      return {key: npz.read_array(archive, info) for key, info in infos.items()}
+      return {k: npz.parse(archive.read(v), k) for k, v in infos.items()}

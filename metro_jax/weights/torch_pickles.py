@@ -65,40 +65,15 @@ class Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-class Pickle(NamedTuple):
-  """What a pickle holds.
+class TensorUnpickler(Unpickler):
+  """Reads dicts, lists, tuples, plain values, `Tensor`s and `Unread`s.
 
   Attributes:
-    content: Of dicts, lists, tuples, plain values, `Tensor`s and `Unread`s.
-    storages: All that it mentions, by key.
-    length: Its own, in bytes.
+    storages: All that the pickle mentions, by key.
   """
 
-  content: Any
-  storages: dict[str, Storage]
-  length: int
-
-
-def load(data: bytes) -> Pickle:
-  """Reads the pickle at the start of some bytes.
-
-  Args:
-    data: Perhaps longer than the pickle; of it `MAX_BYTES` are looked at.
-
-  Raises:
-    RefusedError: If it uses an instruction that no PyTorch writes.
-    ValueError: If it is damaged; IndexError, KeyError and TypeError then, too.
-  """
-  reader = _TensorUnpickler(MAX_OPCODES)
-  content = reader.load(data[:MAX_BYTES])
-  return Pickle(content, reader.storages, reader.length)
-
-
-class _TensorUnpickler(Unpickler):
-  """Keeps the storages that were mentioned."""
-
-  def __init__(self, max_opcodes: int) -> None:
-    super().__init__(max_opcodes)
+  def __init__(self) -> None:
+    super().__init__(MAX_OPCODES)
     self.storages: dict[str, Storage] = {}
 
   def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
@@ -124,6 +99,18 @@ class _TensorUnpickler(Unpickler):
     if self.storages.setdefault(storage.key, storage) != storage:
       raise ValueError(f"two claims about storage {storage.key}")
     return storage
+
+
+def load(data: bytes) -> TensorUnpickler:
+  """Reads the pickle at the start of some bytes, of which `MAX_BYTES` are looked at.
+
+  Raises:
+    RefusedError: If it asks for what no PyTorch writes.
+    ValueError: If it is damaged; IndexError, KeyError and TypeError then, too.
+  """
+  reader = TensorUnpickler()
+  reader.load(data[:MAX_BYTES])
+  return reader
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor | Unread:

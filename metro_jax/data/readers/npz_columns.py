@@ -70,7 +70,9 @@ class NpzColumns:
     if member.start < 0:
       if name not in self._unpacked:
         with npz.opened(self.path) as archive:
-          self._unpacked[name] = npz.read_array(archive, npz.members(archive)[name])
+          self._unpacked[name] = npz.parse(
+            archive.read(npz.members(archive)[name]), name
+          )
       return np.array(self._unpacked[name][row], np.float64)
     dtype, shape = np.dtype(member.dtype), member.shape[1:]
     size = math.prod(shape) * dtype.itemsize
