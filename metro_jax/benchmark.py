@@ -10,6 +10,7 @@ import pathlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
 from metro_jax import command_line, files, outputs
 from metro_jax import config as base
@@ -59,7 +60,7 @@ def benchmark(
       f"--sections: expected any of {', '.join(suite.SECTIONS)}, got {unknown[0]!r}"
     )
   for key in ("train.batch_size", "eval.batch_size"):
-    parallel.check_batch_size(key, base.get(config, key))
+    parallel.check_batch_size(key, config_path.get_value(key, config))
   network, note = stand_in.build(config)
   if note:
     print(note, flush=True)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from metro_jax.config_checks import get, validate
+from metro_jax.config_checks import validate
 
-__all__ = ["apply_variants", "get", "get_config", "validate"]
+__all__ = ["apply_variants", "get_config", "validate"]
 
 
 def get_config() -> ConfigDict:

@@ -2,6 +2,7 @@
 
 import ml_collections
 from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
 
 BODIES = {"humanoid": 6890, "smpl": 6890, "mano": 778}  # vertices of the full mesh
 JOINTS = {"humanoid": 14, "smpl": 14, "mano": 21}  # that a network gives
@@ -78,7 +79,7 @@ def _validate_choices(config: ConfigDict) -> None:
     "optimizer.schedule": SCHEDULES,
   }
   for key, allowed in choices.items():
-    value = get(config, key)
+    value = config_path.get_value(key, config)
     _expect(value in allowed, key, "one of " + ", ".join(allowed), value)
 
 
@@ -94,7 +95,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "train.keep_best train.wait_limit_s eval.batch_size"
   )
   for key in positive.split():
-    value = get(config, key)
+    value = config_path.get_value(key, config)
     _expect(value > 0, key, "a positive number", value)
   shares = (
     "data.synthetic.share_2d_only data.synthetic.occluder_probability "
@@ -104,7 +105,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "optimizer.ema_decay"
   )
   for key in shares.split():
-    value = get(config, key)
+    value = config_path.get_value(key, config)
     _expect(0 <= value <= 1, key, "a share between 0 and 1", value)
   not_negative = (
     "data.map_views data.synthetic.workers data.augment.scale_std "
@@ -114,7 +115,7 @@ def _validate_ranges(config: ConfigDict) -> None:
     "loss.vertices loss.joints loss.regressed_joints loss.projection"
   )
   for key in not_negative.split():
-    value = get(config, key)
+    value = config_path.get_value(key, config)
     _expect(value >= 0, key, "zero or more", value)
   px = config.data.image_px
   _expect(px % 32 == 0, "data.image_px", "a multiple of 32", px)
@@ -127,13 +128,6 @@ def _validate_ranges(config: ConfigDict) -> None:
     f"a multiple of optimizer.accumulate ({parts})",
     batch,
   )
-
-
-def get(config: ConfigDict, key: str) -> float | int | str:
-  """The value at a dotted key."""
-  for name in key.split("."):
-    config = config[name]
-  return config
 
 
 def _validate_model(model: ConfigDict) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
 from metro_jax import command_line
 from metro_jax import config as base
@@ -174,7 +175,7 @@ def _train(
   if team.count > 1:
     team.expect_same("data", sameness.data(splits))
   for key in ("train.batch_size", "eval.batch_size"):
-    parallel.check_batch_size(key, base.get(config, key))
+    parallel.check_batch_size(key, config_path.get_value(key, config))
   network = setup.build(config)
   geometry = steps.geometry_of(network)
   eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
@@ -313,11 +314,14 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
 
 
 def _open_log(job: Job, start: Start) -> RunLog:
-  if not job.team.is_first:
-    return logs.NoLog()
   train = job.config.train
   return RunLog(
-    job.workdir, start.step, train.num_steps, train.batch_size, start.validated
+    job.workdir,
+    start.step,
+    train.num_steps,
+    train.batch_size,
+    start.validated,
+    enabled=job.team.is_first,
   )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import pathlib
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -159,7 +158,7 @@ def _labelled_poses(source: Source):
     desc="mean mesh of the training split",
     unit="example",
     leave=False,
-    disable=not sys.stderr.isatty(),
+    disable=None,
   )
   for row in bar:
     example = source[row]

@@ -1,7 +1,6 @@
 """Errors of a network over a split, exactly, whatever the batches and processes."""
 
 import operator
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -97,7 +96,7 @@ def evaluate(
     desc=label,
     unit="batch",
     leave=False,
-    disable=not sys.stderr.isatty(),
+    disable=None,
   )
   for batch in bar:
     done = eval_step(state, parallel.shard(batch))

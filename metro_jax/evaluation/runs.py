@@ -102,9 +102,10 @@ def _with_settings(
   """A copy with other values of dotted keys."""
   config = config.copy_and_resolve_references().lock()
   try:
-    for key, value in settings.items():
-      _set(config, key, value)
-  except (AttributeError, KeyError, TypeError) as error:
+    config.update_from_flattened_dict(
+      {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    )
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise ValueError(f"{where}: expected keys of the base config, {reason}") from error
   base.validate(config)
@@ -185,11 +186,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[prefix + key] = value
   return flat
-
-
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-  """Sets a dotted key; JSON's lists become tuples again."""
-  *sections, name = key.split(".")
-  for section in sections:
-    config = config[section]
-  config[name] = tuple(value) if isinstance(value, list) else value

@@ -15,7 +15,6 @@ import pathlib
 import pickle
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -273,7 +272,7 @@ class _Progress:
       initial=self._rows - left,
       unit=" rows",
       desc=self._title,
-      disable=not sys.stderr.isatty(),
+      disable=None,
     ) as bar:
       self._write(reader, missing, workers, bar)
     rate = left / max(time.monotonic() - start, 1e-9)

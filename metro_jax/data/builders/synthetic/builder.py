@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 
@@ -216,7 +215,7 @@ def _draw_missing(builder: SyntheticHumans, workers: int) -> None:
     initial=total - left,
     unit=" images",
     desc="synthetic data",
-    disable=not sys.stderr.isatty(),
+    disable=None,
   ) as bar:
     start = time.monotonic()
     chunks.render(folder, config.settings, missing, workers, bar.update)
