@@ -2,9 +2,11 @@
 
 import codecs
 import ctypes
+import dis
 import io
 import locale
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,24 +16,29 @@ from absl import app, flags, logging
 # glibc, malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (-1: never), M_TOP_PAD (bytes).
 _MALLOPT = {-4: 0, -1: -1, -2: 64 << 20}
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+ERROR_FILE = "error.txt"
 
 
 def run(name: str, main: Callable[[list[str]], int | None]) -> None:
   """Parses the flags, runs a command and exits with its code.
 
   What its user can mend (a wrong value, a missing or damaged file, a full disk) is
-  said in one line; anything else is a defect and keeps its traceback.
+  said in one line. So is a defect, whose traceback is kept in WORKDIR/error.txt, or
+  printed where there is no such folder. --debug prints the traceback of any error.
 
   Args:
     name: What the line begins with.
     main: Takes the arguments that are not flags; returns the exit code.
   """
   _print_everything()
+  flags.DEFINE_bool("debug", False, "Print the traceback of any error.")
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:
       arguments = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, *USER_ERRORS) as error:
+      if flags.FLAGS["debug"].value or "--debug" in argv:
+        traceback.print_exception(error)
       sys.exit(f"{name}: {_one_line(error)}")
     if flags.FLAGS["verbosity"].using_default_value:
       logging.set_verbosity(logging.WARNING)  # libraries narrate at INFO
@@ -40,7 +47,9 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
   def guarded(arguments: list[str]) -> int:
     try:
       return main(arguments) or 0
-    except USER_ERRORS as error:
+    except Exception as error:
+      if flags.FLAGS.pdb_post_mortem:
+        raise
       tell(name, error)
       return 1
 
@@ -65,12 +74,56 @@ def _print_everything() -> None:
 
 
 def tell(name: str, error: BaseException) -> None:
-  """Prints what a user can mend in one line, a defect with its traceback."""
-  if not isinstance(error, USER_ERRORS):
+  """Prints an error in one line, and keeps or prints the traceback of a defect."""
+  text, place = str(error), None
+  if isinstance(error, OSError):
+    text = _one_line(error)
+  shown = bool(_flag("debug"))
+  if not is_users(error):
+    place = _keep(error)
+    shown = shown or place is None
+    text = (
+      f"a defect in the program: {type(error).__name__}: {_one_line(error)}; "
+      f"its traceback is {f'in {place}' if place else 'above'}"
+    )
+  if shown:
     traceback.print_exception(error)
-    return
-  text = _one_line(error) if isinstance(error, OSError) else error
   print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def is_users(error: BaseException) -> bool:
+  """Whether an error is one that a user can mend, and no defect.
+
+  What the system refuses is. Of other errors those are that this program raised itself:
+  a `raise` of its own, where the traceback ends. The same kinds of error from within a
+  library, or of an operation on arrays, nobody meant for a user.
+  """
+  if isinstance(error, OSError) or not isinstance(error, USER_ERRORS):
+    return isinstance(error, OSError)
+  trace = error.__traceback__
+  while trace and trace.tb_next:
+    trace = trace.tb_next
+  if trace is None:
+    return True
+  code, module = trace.tb_frame.f_code, trace.tb_frame.f_globals["__name__"]
+  raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+  return raised and module.split(".")[0] in ("__main__", "metro_jax")
+
+
+def _keep(error: BaseException) -> pathlib.Path | None:
+  """Writes a traceback into the run's folder, if there is one on this machine."""
+  if not _flag("workdir"):
+    return None
+  path = pathlib.Path(str(_flag("workdir"))) / ERROR_FILE
+  try:
+    path.write_text("".join(traceback.format_exception(error)))
+  except OSError:
+    return None
+  return path
+
+
+def _flag(name: str) -> object:
+  return flags.FLAGS[name].value if name in flags.FLAGS else None
 
 
 def keep_memory() -> None:

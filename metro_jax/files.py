@@ -97,7 +97,7 @@ def read_bytes(path: str | os.PathLike[str], most_bytes: int | None = None) -> b
         f"{path}: expected a file of at most {most_bytes / 1e6:,.0f} MB, got "
         f"{size / 1e6:,.0f} MB"
       )
-    return file.read() if most_bytes is None else file.read(most_bytes)
+    return file.read() if most_bytes is None else file.read(size)
 
 
 def expect_regular(

@@ -9,7 +9,7 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "text_files", "outputs", "body", "rendering", "data", "models",
+  "files", "text_files", "outputs", "untrusted", "body", "rendering", "data", "models",
   "config_checks", "config", "weights", "cluster", "checkpoints", "inference",
   "training", "evaluation", "exporting", "planning", "benchmarking", "asset_builds",
 )  # fmt: skip

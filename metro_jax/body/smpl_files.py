@@ -5,6 +5,7 @@ what, what its releases call it and where its owner gives it out; whatever is mi
 reported at once. Archives may stay as they unpack.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from metro_jax.body import hand, joints, pickles
+from metro_jax.body import hand, joints
 from metro_jax.body.body_model import BodyModel, read_only
-from metro_jax.body.inert import array, items, sparse
 from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.untrusted import npz, pickles
+from metro_jax.untrusted.pickle_stubs import array, items, sparse
 
 ENVIRONMENT = "METRO_ASSETS"
 SHAPES = 10  # shape components that METRO uses; some files have more
@@ -127,12 +129,14 @@ def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
   body_path, h36m_path, extra_path, levels_path = paths
   body = _read_body(body_path, _BODY, f"smpl_{gender}")
   v = _BODY.vertices
-  h36m = _checked(pickles.load_npy(h36m_path), (17, v), str(h36m_path))
-  extra = _checked(pickles.load_npy(extra_path), (14, v), str(extra_path))
+  h36m = _checked(npz.load_npy(h36m_path), (17, v), str(h36m_path))
+  extra = _checked(npz.load_npy(extra_path), (14, v), str(extra_path))
   rows = dict(zip(joints.SMPL24, body.joint_regressor, strict=True))
   rows |= dict(zip(joints.EXTRA14, extra, strict=True))
   j24 = np.stack([rows[name] for name in joints.J24])
-  body = body.replace(regressors={"h36m": read_only(h36m), "j24": read_only(j24)})
+  body = dataclasses.replace(
+    body, regressors={"h36m": read_only(h36m), "j24": read_only(j24)}
+  )
   return Loaded(body, _read_levels(levels_path, v))
 
 
@@ -162,7 +166,7 @@ def load_mano(side: str = "right", assets_dir: str = "") -> Loaded:
   path, levels_path = find((f"mano_{kept}", "mano_levels"), assets_dir)
   body = _read_body(path, _HAND, f"mano_{kept}")
   regressor = read_only(hand.regressor(body.joint_regressor))
-  body = body.replace(regressors={"hand21": regressor})
+  body = dataclasses.replace(body, regressors={"hand21": regressor})
   levels = _read_levels(levels_path, _HAND.vertices)
   if own:
     return Loaded(body, levels)
@@ -247,7 +251,7 @@ def _either(names: tuple[str, ...]) -> str:
 
 def _entries(path: pathlib.Path) -> dict[str, Any]:
   """A body's entries, whichever of the two formats it has."""
-  return pickles.load_npz(path) if path.suffix == ".npz" else pickles.load(path)
+  return npz.load(path) if path.suffix == ".npz" else pickles.load(path)
 
 
 def _read_body(path: pathlib.Path, layout: _Layout, name: str) -> BodyModel:
@@ -333,7 +337,7 @@ def _dense(value: Any, shape: tuple[int, int], where: str) -> np.ndarray:
 
 def _read_levels(path: pathlib.Path, vertices: int) -> MeshLevels:
   """The levels of a file with D (down), U (up) and F (triangles)."""
-  entries = pickles.load_npz(path, ("D", "U", "F"))
+  entries = npz.load(path, ("D", "U", "F"))
   if set(entries) != {"D", "U", "F"}:
     raise ValueError(f"{path}: expected D, U and F, got {sorted(entries)}")
   down, up, faces = (items(entries[key], f"{path}: {key}") for key in "DUF")

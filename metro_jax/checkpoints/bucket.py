@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
 from absl import logging
 
@@ -107,12 +106,7 @@ class RunFolder:
       self._thread.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     if not self._copies:
       return
     self._stop.set()
@@ -122,7 +116,7 @@ class RunFolder:
       shutil.rmtree(self.local)
       return
     text = f"{self.address}: cannot write ({self._failure}); all is in {self.local}"
-    if self._must_arrive and error is None:
+    if self._must_arrive and exc[1] is None:
       raise OSError(text)
     logging.error("%s", text)
 

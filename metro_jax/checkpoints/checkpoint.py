@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -75,16 +74,11 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     try:
       self.wait()
     except CheckpointError as lost:
-      if error is None:
+      if exc[1] is None:
         raise
       logging.error("%s", lost)  # the first error is the one to show
     finally:

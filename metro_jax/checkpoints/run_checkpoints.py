@@ -5,7 +5,6 @@ processes or devices wrote it, and only the first process needs the folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -65,14 +64,9 @@ class RunCheckpoints:
   def __enter__(self) -> "RunCheckpoints":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     if self._own is not None:
-      self._own.__exit__(kind, error, trace)
+      self._own.__exit__(*exc)
 
   def _finish_save(self) -> None:
     try:

@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 import uuid
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -83,12 +82,7 @@ class RunLock:
       self._thread.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     if not self._here:
       return
     self._stop.set()

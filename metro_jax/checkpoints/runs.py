@@ -117,9 +117,10 @@ def with_settings(
   """
   config = config.copy_and_resolve_references().lock()
   try:
-    for key, value in settings.items():
-      _set(config, key, value)
-  except (AttributeError, KeyError, TypeError) as error:
+    config.update_from_flattened_dict(
+      {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    )
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{where}: expected keys of the base config, {one_line(error)}"
     ) from error
@@ -201,11 +202,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[prefix + key] = value
   return flat
-
-
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-  """Sets a dotted key; JSON's lists become tuples again."""
-  *sections, name = key.split(".")
-  for section in sections:
-    config = config[section]
-  config[name] = tuple(value) if isinstance(value, list) else value

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import logging
@@ -76,15 +76,10 @@ class StopRequest:
       signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     self._held = True  # nothing is raised any more
     if self._handles:
-      done = self._exit_code is not None and error is None
+      done = self._exit_code is not None and exc[1] is None
       signal.signal(signal.SIGTERM, signal.SIG_IGN if done else self._before)
       signal.set_wakeup_fd(self._wakeup)
     self._outbox.close()

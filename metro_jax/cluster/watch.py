@@ -1,12 +1,12 @@
 """Nobody waits for ever: lost processes, and input that hangs."""
 
+import itertools
 import os
-import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from concurrent import futures
 from typing import Any, NoReturn
 
 import jax
@@ -49,16 +49,11 @@ class Watch:
       self._thread.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     if self._team.count == 1:
       return
-    if isinstance(error, Exception | KeyboardInterrupt):
-      self._end_with(error)
+    if isinstance(exc[1], Exception | KeyboardInterrupt):
+      self._end_with(exc[1])
     else:  # done, or asked to stop as all others were
       self._done.set()
       self._thread.join()
@@ -164,49 +159,29 @@ def in_time(
   if not limit_s:
     yield from batches
     return
-  waiting: queue.Queue = queue.Queue(1)
-  done = threading.Event()
-
-  def put(item: tuple[Any, BaseException | None]) -> bool:
-    while not done.is_set():
-      try:
-        waiting.put(item, timeout=0.2)
-        return True
-      except queue.Full:
-        continue
-    return False
-
-  def read() -> None:
-    try:
-      for batch in batches:
-        if not put((batch, None)):
-          return
-      put((None, StopIteration()))
-    except BaseException as error:  # goes to the reader's caller
-      put((None, error))
-
-  threading.Thread(target=read, name="batches", daemon=True).start()
-  try:
-    yield from _received(waiting, limit_s, describe)
-  finally:
-    done.set()
-
-
-def _received(
-  waiting: queue.Queue, limit_s: float, describe: Callable[[int], str]
-) -> Iterator[Any]:
-  number = 0
-  while True:
-    try:
-      batch, error = waiting.get(timeout=limit_s)
-    except queue.Empty:
+  coming = _read_next(batches)
+  for number in itertools.count():
+    if not futures.wait([coming], limit_s).done:
       raise StalledError(
         f"input pipeline: expected {describe(number)} within {limit_s:g} s "
         "(config.train.stall_limit_s), got nothing; its storage may hang"
-      ) from None
-    if isinstance(error, StopIteration):
+      )
+    batch = coming.result()
+    if batch is None:
       return
-    if error is not None:
-      raise error
+    coming = _read_next(batches)
     yield batch
-    number += 1
+
+
+def _read_next(batches: Iterator[Any]) -> futures.Future[Any]:
+  """The next batch, or None behind the last; a pool's threads would outlive the run."""
+  coming: futures.Future[Any] = futures.Future()
+
+  def read() -> None:
+    try:
+      coming.set_result(next(batches, None))
+    except BaseException as error:  # goes to the reader's caller
+      coming.set_exception(error)
+
+  threading.Thread(target=read, name="batches", daemon=True).start()
+  return coming

@@ -132,7 +132,7 @@ def predict_all(jobs: Sequence[Job], predict: Predictor, options: Options) -> Re
     pass  # where nothing can be written, nothing need be predicted
   report = Report()
   thumbnails: dict[str, Image] = {}
-  bar = tqdm.tqdm(jobs, unit="picture", disable=not sys.stderr.isatty())
+  bar = tqdm.tqdm(jobs, unit="picture", disable=None)
   for number, job in enumerate(bar, start=1):
     try:
       thumbnail = predict_picture(job, predict, options)

@@ -1,10 +1,7 @@
 """Files of arrays by name, .safetensors and .npz: what they hold, and their numbers."""
 
 import contextlib
-import math
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,11 +9,10 @@ import numpy as np
 import safetensors
 
 from metro_jax.text_files import one_line
+from metro_jax.untrusted import npz
 from metro_jax.weights.state_dicts import Contents
-from metro_jax.weights.torch_metro import Shape
 
 MOST_BYTES = 8 * 2**30  # in an .npz; the largest METRO has an eighth of it
-_NOT_AN_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 class SafetensorsFile:
@@ -38,7 +34,7 @@ class SafetensorsFile:
     self.contents = Contents(shapes, dict.fromkeys(shapes, ""), {})
 
   def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays under some keys.
+    """Reads the arrays under some keys.
 
     Raises:
       ValueError: If the file is damaged or claims too much.
@@ -71,62 +67,27 @@ class NpzFile:
       ValueError: If the file is damaged or has no numbers.
     """
     self._path = path
-    self._members: dict[str, str] = {}
-    shapes: dict[str, Shape] = {}
-    unread: dict[str, str] = {}
-    with self._open() as archive:
-      for member in archive.infolist():
-        key = member.filename.removesuffix(".npy")
-        shape, dtype = _read_header(archive, member)
-        if dtype.kind in "biuf":
-          shapes[key], self._members[key] = shape, member.filename
-        else:
-          unread[key] = f"numbers of type {dtype}"
-      if unread and not shapes:
-        raise ValueError(next(iter(unread.values())))
+    with npz.opened(path) as archive:
+      infos = npz.members(archive)
+      headers = {key: npz.read_header(archive, info) for key, info in infos.items()}
+    self._infos = {k: infos[k] for k, v in headers.items() if v.dtype.kind in "biuf"}
+    shapes = {key: headers[key].shape for key in self._infos}
+    unread = {
+      key: f"numbers of type {header.dtype}"
+      for key, header in headers.items()
+      if key not in shapes
+    }
+    if unread and not shapes:
+      raise ValueError(f"{path}: expected weights, got {next(iter(unread.values()))}")
     self.contents = Contents(shapes, dict.fromkeys(shapes, ""), unread)
 
   def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays under some keys.
+    """Reads the arrays under some keys.
 
     Raises:
       ValueError: If the file is damaged or claims too much.
     """
-    with self._open() as archive:
-      members = {key: archive.getinfo(self._members[key]) for key in keys}
-      size = sum(member.file_size for member in members.values())
-      if size > MOST_BYTES:
-        raise ValueError(f"{size:,} bytes, at most {MOST_BYTES:,} are read")
-      arrays = {}
-      for key, member in members.items():
-        with archive.open(member) as file:
-          arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
-      return arrays
-
-  @contextlib.contextmanager
-  def _open(self) -> Iterator[zipfile.ZipFile]:
-    try:
-      with zipfile.ZipFile(self._path) as archive:
-        yield archive
-    except (*_NOT_AN_NPZ, ValueError) as error:
-      raise ValueError(
-        f"{self._path}: expected a whole .npz, got {one_line(error)}"
-      ) from error
-
-
-def _read_header(
-  archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> tuple[Shape, np.dtype]:
-  """Shape and type of an array; its header must claim what the archive holds."""
-  with archive.open(member) as file:
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-      raise ValueError(f"{member.filename} of npy version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    claimed = math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and file.tell() + claimed != member.file_size:
-      raise ValueError(
-        f"{member.filename} whose header claims {claimed:,} bytes "
-        f"in a member of {member.file_size:,}"
-      )
-  return shape, dtype
+    infos = {key: self._infos[key] for key in keys}
+    with npz.opened(self._path) as archive:
+      npz.check_members(list(infos.values()), MOST_BYTES)
+      return {k: npz.parse(archive.read(v), k) for k, v in infos.items()}

@@ -22,9 +22,10 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from metro_jax.text_files import one_line
+from metro_jax.untrusted.unpickler import RefusedError, Unread
 from metro_jax.weights import torch_pickles
 from metro_jax.weights.state_dicts import MAX_PATH, Contents
-from metro_jax.weights.torch_pickles import RefusedError, Storage, Tensor, Unread
+from metro_jax.weights.torch_pickles import Storage, Tensor
 
 MAX_CLAIM = 4  # times a file's size, by tensors that share storages
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -80,7 +81,7 @@ def _open(file: BinaryIO) -> _Opened:
     return _open_zip(file)
   if start[:1] == _PICKLE:
     return _open_legacy(file)
-  raise RefusedError(f"expected a PyTorch file, got one starting with {start}")
+  raise RefusedError(f"expected a PyTorch file, got one starting with {start!r}")
 
 
 @contextlib.contextmanager
@@ -146,7 +147,7 @@ def _open_legacy(file: BinaryIO) -> _Opened:
 
   def fetch(storage: Storage) -> np.ndarray:
     file.seek(places[storage])
-    return np.fromfile(file, storage.dtype, storage.count)
+    return np.fromfile(file, storage.dtype, storage.size)
 
   return _Opened(pickled.content, fetch)
 
@@ -162,8 +163,8 @@ def _places(
       raise RefusedError(f"expected numbers of a known type in storage {key}")
     file.seek(start)
     (count,) = struct.unpack("<q", file.read(8))
-    if count != storage.count:
-      raise ValueError(f"{count:,} values for the {storage.count:,} of storage {key}")
+    if count != storage.size:
+      raise ValueError(f"{count:,} values for the {storage.size:,} of storage {key}")
     places[storage] = start + 8
     start += 8 + storage.nbytes
     if start > size:
@@ -230,8 +231,8 @@ def _check_claims(tensors: Mapping[str, Tensor], size: int) -> None:
     if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
       raise ValueError(f"a tensor of unnatural shape at {key}")
     count = math.prod(shape)
-    if count > storage.count:
-      raise RefusedError(f"expected {count:,} values at {key}, got {storage.count:,}")
+    if count > storage.size:
+      raise RefusedError(f"expected {count:,} values at {key}, got {storage.size:,}")
     total += count * storage.dtype.itemsize
   stored = sum(storage.nbytes for storage in {t.storage for t in tensors.values()})
   if stored > size or total > MAX_CLAIM * size:

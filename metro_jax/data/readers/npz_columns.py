@@ -5,23 +5,20 @@ place, at no cost in memory however many processes read. What `np.savez_compress
 wrote is unpacked by each process, all of a column at once, up to a limit.
 """
 
-import contextlib
-import io
 import math
 import pathlib
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from metro_jax.body import pickles
-from metro_jax.body.inert import reading
 from metro_jax.data.readers.file_bytes import FileBytes
+from metro_jax.untrusted import npz
+from metro_jax.untrusted.pickle_stubs import reading
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of name and extra
-_HEADER_BYTES = 1 << 16  # of a .npy file, at most
 MAX_UNPACKED_BYTES = 4 * 2**30  # of a column; the largest set's have a twentieth
 
 
@@ -46,14 +43,14 @@ class NpzColumns:
     """
     self.path = path
     self._bytes = FileBytes(path)
-    self.names: tuple[str, ...] = ()
     self._members: dict[str, _Member] = {}
-    with _archive(path) as archive:
-      self.names = tuple(name.removesuffix(".npy") for name in archive.namelist())
+    with npz.opened(path) as archive:
+      infos = npz.members(archive)
+      self.names = tuple(infos)
       for name in wanted:
-        if name in self.names:
+        if name in infos:
           with reading(f"{path}: {name}"):
-            self._members[name] = _find(archive, f"{name}.npy")
+            self._members[name] = _find(archive, infos[name])
     self._unpacked: dict[str, np.ndarray] = {}
 
   def __contains__(self, name: str) -> bool:
@@ -72,8 +69,10 @@ class NpzColumns:
     member = self._members[name]
     if member.start < 0:
       if name not in self._unpacked:
-        with reading(name), np.load(self.path) as file:
-          self._unpacked[name] = file[name]
+        with npz.opened(self.path) as archive:
+          self._unpacked[name] = npz.parse(
+            archive.read(npz.members(archive)[name]), name
+          )
       return np.array(self._unpacked[name][row], np.float64)
     dtype, shape = np.dtype(member.dtype), member.shape[1:]
     size = math.prod(shape) * dtype.itemsize
@@ -90,43 +89,29 @@ class NpzColumns:
     where = f"{self.path}: {name}"
     if name not in self.names:
       raise ValueError(f"{where}: expected it, got {' '.join(self.names)}")
-    with _archive(self.path) as archive, reading(where):
-      _expect_unpackable(archive.getinfo(f"{name}.npy"))
-      data = archive.read(f"{name}.npy")
-    return pickles.parse_texts(data, where)
+    with npz.opened(self.path) as archive, reading(where):
+      info = npz.members(archive)[name]
+      _expect_unpackable(info)
+      data = archive.read(info)
+    return npz.parse_texts(data, where)
 
   def __getstate__(self) -> dict[str, object]:
     return self.__dict__ | {"_unpacked": {}}
 
 
-@contextlib.contextmanager
-def _archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
-  """Opens it; whatever damage raises becomes one line that names the file."""
-  try:
-    with reading(str(path)), zipfile.ZipFile(path) as archive:
-      yield archive
-  except OSError as error:  # damaged places make it seek anywhere
-    raise ValueError(f"{path}: expected an undamaged file; {error}") from error
-
-
 def _expect_unpackable(info: zipfile.ZipInfo) -> None:
   """Refuses a packed column that claims more than is reasonable or possible."""
   if info.compress_type != zipfile.ZIP_STORED:
-    pickles.check_members([info], MAX_UNPACKED_BYTES)
+    npz.check_members([info], MAX_UNPACKED_BYTES)
 
 
-def _find(archive: zipfile.ZipFile, name: str) -> _Member:
+def _find(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
   """Where the numbers of a member are, which must be as many as it claims."""
-  info = archive.getinfo(name)
-  with archive.open(info) as file:
-    stream = io.BytesIO(file.read(_HEADER_BYTES))
-  shape, fortran, dtype = pickles.read_header(stream)
+  header = npz.read_header(archive, info)
+  shape, dtype = header.shape, header.dtype
   if dtype.kind not in "biuf" or len(shape) == 0:
     raise ValueError(f"expected rows of numbers, got {dtype} {shape}")
-  size = math.prod(shape) * dtype.itemsize
-  if size != info.file_size - stream.tell():
-    raise ValueError(f"expected {size} bytes, got {info.file_size - stream.tell()}")
-  if info.compress_type != zipfile.ZIP_STORED or (fortran and len(shape) > 1):
+  if info.compress_type != zipfile.ZIP_STORED or (header.fortran and len(shape) > 1):
     _expect_unpackable(info)
     return _Member(shape, dtype.str, -1)
   handle = archive.fp
@@ -134,5 +119,5 @@ def _find(archive: zipfile.ZipFile, name: str) -> _Member:
     raise ValueError("expected an open file")
   handle.seek(info.header_offset)
   lengths = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
-  start = info.header_offset + _LOCAL_HEADER.size + sum(lengths) + stream.tell()
+  start = info.header_offset + _LOCAL_HEADER.size + sum(lengths) + header.length
   return _Member(shape, dtype.str, start)

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metro_jax.body import inert, joints, pickles
+from metro_jax.body import joints
 from metro_jax.data import schema
 from metro_jax.data.readers import fields, file_bytes, geometry, pictures
 from metro_jax.data.readers.formats import Source
 from metro_jax.data.schema import Example
+from metro_jax.untrusted import pickle_stubs, pickles
 
 SPLITS = {"val": "validation", "valid": "validation"}  # other names of splits
 OPENPOSE18 = (
@@ -222,13 +223,13 @@ def _items(value: Any, path: pathlib.Path, key: str) -> list[Any]:
   if isinstance(value, list | tuple):
     return list(value)
   try:
-    return inert.items(value, where)
+    return pickle_stubs.items(value, where)
   except ValueError:
-    return list(inert.array(value, where))
+    return list(pickle_stubs.array(value, where))
 
 
 def _numbers(value: Any, where: str) -> np.ndarray:
-  found = inert.array(value, where)
+  found = pickle_stubs.array(value, where)
   if found.dtype.kind not in "biuf":
     raise ValueError(f"{where}: expected numbers, got {found.dtype}")
   return found.astype(np.float64)
@@ -242,7 +243,9 @@ def _expect(
 
 
 def _text(value: Any, where: str) -> str:
-  found = value if isinstance(value, str | bytes) else inert.array(value, where).item()
+  found = (
+    value if isinstance(value, str | bytes) else pickle_stubs.array(value, where).item()
+  )
   return found.decode("latin1") if isinstance(found, bytes) else str(found)
 
 

@@ -9,7 +9,6 @@ import codecs
 import hashlib
 import os
 import pathlib
-import sys
 
 import numpy as np
 import tqdm
@@ -174,7 +173,7 @@ def _find_rows(path: pathlib.Path, size: int) -> np.ndarray:
       unit="B",
       unit_scale=True,
       desc=f"rows of {path.name}",
-      disable=not sys.stderr.isatty(),
+      disable=None,
     ) as bar,
   ):
     while block := file.read(_BLOCK_BYTES):

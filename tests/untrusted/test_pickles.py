@@ -14,9 +14,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from metro_jax.body import inert, pickles
+from metro_jax.untrusted import npz, pickle_stubs, pickles
 
-files = runpy.run_path(str(pathlib.Path(__file__).with_name("standin_files.py")))
+files = runpy.run_path(
+  str(pathlib.Path(__file__).parents[1] / "body" / "standin_files.py")
+)
 GRID = np.arange(6, dtype=np.float64).reshape(2, 3)
 MATRIX = np.array([[0, 2.0, 0], [1.5, 0, 3], [0, 0, 0], [0, 0, 4]])
 
@@ -30,10 +32,10 @@ def written(tmp_path: pathlib.Path, data: bytes, name: str = "x.pkl") -> pathlib
 def array(tmp_path: pathlib.Path, data: bytes) -> np.ndarray:
   """The entry "x" of a pickled dictionary."""
   path = written(tmp_path, data)
-  return inert.array(pickles.load(path)["x"], f"{path}: x")
+  return pickle_stubs.array(pickles.load(path)["x"], f"{path}: x")
 
 
-def dense(matrix: inert.Sparse) -> np.ndarray:
+def dense(matrix: pickle_stubs.Sparse) -> np.ndarray:
   values = np.zeros(matrix.shape)
   np.add.at(values, (matrix.rows, matrix.columns), matrix.values)
   return values
@@ -94,7 +96,7 @@ def scipy_matrices() -> dict[str, object]:
 @pytest.mark.parametrize("name", ["csc", "csr", "coo", "old coo", "dense"])
 def test_sparse_matrices_are_rebuilt_without_scipy(tmp_path, name):
   path = written(tmp_path, files["python2"]({"x": scipy_matrices()[name]}))
-  matrix = inert.sparse(pickles.load(path)["x"], "x")
+  matrix = pickle_stubs.sparse(pickles.load(path)["x"], "x")
   np.testing.assert_array_equal(dense(matrix), MATRIX)
 
 
@@ -103,7 +105,7 @@ def test_real_scipys_pickles_are_read(tmp_path):
   for name in ("csc_matrix", "csr_matrix", "coo_matrix", "csc_array", "coo_array"):
     value = getattr(scipy_sparse, name)(MATRIX)
     path = written(tmp_path, pickle.dumps({"x": value}))
-    matrix = inert.sparse(pickles.load(path)["x"], "x")
+    matrix = pickle_stubs.sparse(pickles.load(path)["x"], "x")
     np.testing.assert_array_equal(dense(matrix), MATRIX)
 
 
@@ -116,20 +118,20 @@ def test_an_ordered_dictionary_is_a_dictionary(tmp_path, protocol):
 def test_object_arrays_of_npz_files_hold_matrices_and_meshes(tmp_path):
   path = tmp_path / "levels.npz"
   files["write_npz"](path, **files["sampling"]((9, 5, 4)))
-  entries = pickles.load_npz(path)
-  steps = [inert.sparse(v, "D") for v in inert.items(entries["D"], "D")]
+  entries = npz.load(path)
+  steps = [pickle_stubs.sparse(v, "D") for v in pickle_stubs.items(entries["D"], "D")]
   assert [step.shape for step in steps] == [(5, 9), (4, 5)]
   assert dense(steps[0]).sum(1).tolist() == [1] * 5
-  assert len(inert.items(entries["M"], "M")) == 3
-  assert set(pickles.load_npz(path, ("D", "Z"))) == {"D"}
+  assert len(pickle_stubs.items(entries["M"], "M")) == 3
+  assert set(npz.load(path, ("D", "Z"))) == {"D"}
 
 
 def test_plain_npz_and_npy_files_are_read(tmp_path):
   np.savez_compressed(tmp_path / "x.npz", x=GRID, y=np.asfortranarray(GRID))
   np.save(tmp_path / "x.npy", GRID)
-  stored = pickles.load_npz(tmp_path / "x.npz")
+  stored = npz.load(tmp_path / "x.npz")
   np.testing.assert_array_equal(stored["y"], GRID)
-  np.testing.assert_array_equal(pickles.load_npy(tmp_path / "x.npy"), GRID)
+  np.testing.assert_array_equal(npz.load_npy(tmp_path / "x.npy"), GRID)
 
 
 def test_a_matrix_that_savez_wrapped_is_unwrapped(tmp_path):
@@ -137,7 +139,7 @@ def test_a_matrix_that_savez_wrapped_is_unwrapped(tmp_path):
   wrapped[()] = files["csc"](MATRIX)
   with files["modules"]():
     np.savez(tmp_path / "x.npz", x=wrapped)
-  matrix = inert.sparse(pickles.load_npz(tmp_path / "x.npz")["x"], "x")
+  matrix = pickle_stubs.sparse(npz.load(tmp_path / "x.npz")["x"], "x")
   np.testing.assert_array_equal(dense(matrix), MATRIX)
 
 
@@ -178,7 +180,7 @@ def test_an_npz_that_runs_a_command_is_refused_by_name(tmp_path):
   values = np.array([Hostile(os.system, f"touch {trace}")], object)
   np.savez(tmp_path / "evil.npz", D=values)
   with pytest.raises(ValueError, match=r"evil\.npz: D: refused (posix|nt)\.system"):
-    pickles.load_npz(tmp_path / "evil.npz")
+    npz.load(tmp_path / "evil.npz")
   assert not trace.exists()
 
 
@@ -198,20 +200,20 @@ def test_names_near_the_allowed_ones_are_refused(tmp_path):
 
 
 def test_no_pickle_can_change_what_the_next_one_gets(tmp_path):
-  before = {kind: dict(vars(kind)) for kind in inert.KINDS.values()}
-  for module, name in inert.KINDS:
+  before = {kind: dict(vars(kind)) for kind in pickle_stubs.KINDS.values()}
+  for module, name in pickle_stubs.KINDS:
     for state in (b"}\x8c\x01yK\x01s", b"N}\x8c\x0c__defaults__K\x01)\x86s\x86"):
       data = b"\x80\x04c" + f"{module}\n{name}\n".encode() + state + b"b."
       with pytest.raises(ValueError):
         pickles.load(written(tmp_path, data))
-  assert {kind: dict(vars(kind)) for kind in inert.KINDS.values()} == before
+  assert {kind: dict(vars(kind)) for kind in pickle_stubs.KINDS.values()} == before
 
 
 def limited(path: pathlib.Path, call: str) -> str:
   """What loading says in a process that may take little more memory than it has."""
   code = (
     "import resource\n"
-    "from metro_jax.body import pickles, inert\n"
+    "from metro_jax.untrusted import npz, pickle_stubs, pickles\n"
     "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
     "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))\n"
     f"try: {call.format(path=repr(str(path)))}\n"
@@ -225,7 +227,7 @@ def limited(path: pathlib.Path, call: str) -> str:
 
 
 TEN_GB = 10 * 2**30
-LOAD = "inert.array(pickles.load({path})['x'], {path})"
+LOAD = "pickle_stubs.array(pickles.load({path})['x'], {path})"
 CLAIMS = {
   "bytes": b"\x80\x04\x8e" + struct.pack("<Q", TEN_GB) + b"abc.",
   "bytearray": b"\x80\x05\x96" + struct.pack("<Q", TEN_GB) + b"abc.",
@@ -257,13 +259,13 @@ def npy(shape: str, descr: str = "<f8", data: bytes = b"12345678") -> bytes:
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_headers_of_ten_gigabytes_take_no_memory(tmp_path):
   path = written(tmp_path, npy("(1310720, 1024)"), "x.npy")
-  assert "expected 10737418240 bytes" in limited(path, "pickles.load_npy({path})")
+  assert "expected 10737418240 bytes" in limited(path, "npz.load_npy({path})")
   with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
     file.writestr("x.npy", npy("(1310720, 1024)"))
-  said = limited(tmp_path / "x.npz", "pickles.load_npz({path})")
+  said = limited(tmp_path / "x.npz", "npz.load({path})")
   assert "x.npz: x: expected 10737418240 bytes" in said
   long_header = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"{}"
-  said = limited(written(tmp_path, long_header, "y.npy"), "pickles.load_npy({path})")
+  said = limited(written(tmp_path, long_header, "y.npy"), "npz.load_npy({path})")
   assert str(tmp_path / "y.npy") in said
 
 
@@ -276,11 +278,11 @@ def test_an_archive_that_claims_more_than_it_can_hold_takes_no_memory(tmp_path):
   at = data.index(b"PK\x01\x02")  # the central directory's entry
   data[at + 24 : at + 28] = struct.pack("<I", 2**29)
   path = written(tmp_path, bytes(data), "x.npz")
-  said = limited(path, "pickles.load_npz({path})")
+  said = limited(path, "npz.load({path})")
   assert "cannot hold the 536870912 that they claim" in said
   data[at + 24 : at + 28] = struct.pack("<I", 2**32 - 2)
   path = written(tmp_path, bytes(data), "x.npz")
-  assert "expected at most" in limited(path, "pickles.load_npz({path})")
+  assert "expected at most" in limited(path, "npz.load({path})")
 
 
 def whole() -> bytes:
@@ -302,7 +304,7 @@ def test_an_npz_cut_anywhere_is_one_clear_error(tmp_path):
   for end in range(0, len(data), 7):
     path.write_bytes(data[:end])
     with pytest.raises(ValueError, match=r"x\.npz"):
-      pickles.load_npz(path)
+      npz.load(path)
 
 
 def test_flipped_bytes_raise_nothing_but_clear_errors(tmp_path):
@@ -314,8 +316,8 @@ def test_flipped_bytes_raise_nothing_but_clear_errors(tmp_path):
     try:
       entries = pickles.load(path)
       if {"x", "y"} <= set(entries):
-        inert.array(entries["x"], "x")
-        inert.sparse(entries["y"], "y")
+        pickle_stubs.array(entries["x"], "x")
+        pickle_stubs.sparse(entries["y"], "y")
     except ValueError as error:
       assert str(error).startswith((str(path), "x: ", "y: "))
       assert "\n" not in str(error)
@@ -336,9 +338,9 @@ def test_what_is_no_array_says_so(tmp_path):
   entries = pickles.load(path)
   for name in ("mesh", "list", "structure", "objects"):
     with pytest.raises(ValueError, match=rf"{name}: expected"):
-      inert.array(entries[name], name)
+      pickle_stubs.array(entries[name], name)
   with pytest.raises(ValueError, match="array: expected an array of objects"):
-    inert.items(entries["array"], "array")
+    pickle_stubs.items(entries["array"], "array")
   with pytest.raises(ValueError, match="expected a pickled dictionary"):
     pickles.load(written(tmp_path, pickle.dumps([1])))
 
@@ -360,7 +362,7 @@ def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path, part, value):
   setattr(matrix, part, value)
   path = written(tmp_path, files["python2"]({"x": matrix}))
   with pytest.raises(ValueError, match="x: "):
-    inert.sparse(pickles.load(path)["x"], "x")
+    pickle_stubs.sparse(pickles.load(path)["x"], "x")
 
 
 def test_chumpy_objects_that_hold_themselves_end(tmp_path):
@@ -368,7 +370,7 @@ def test_chumpy_objects_that_hold_themselves_end(tmp_path):
   value.a = value
   path = written(tmp_path, files["python2"]({"x": value}))
   with pytest.raises(ValueError, match="x: expected an array, got Select"):
-    inert.array(pickles.load(path)["x"], "x")
+    pickle_stubs.array(pickles.load(path)["x"], "x")
 
 
 def saved(values: np.ndarray) -> bytes:
@@ -380,9 +382,9 @@ def saved(values: np.ndarray) -> bytes:
 @pytest.mark.parametrize("kind", [object, "U", "S"])
 def test_texts_are_read_however_numpy_saved_them(kind):
   names = [f"images/{i}.jpg" for i in range(30_000)]
-  assert pickles.parse_texts(saved(np.array(names, kind)), "names") == names
+  assert npz.parse_texts(saved(np.array(names, kind)), "names") == names
   scalars = np.array([np.str_("a"), "b", b"c"], object)
-  assert pickles.parse_texts(saved(scalars), "names") == ["a", "b", "c"]
+  assert npz.parse_texts(saved(scalars), "names") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -398,10 +400,10 @@ def test_texts_are_read_however_numpy_saved_them(kind):
 )
 def test_what_is_no_list_of_texts_is_refused(values):
   with pytest.raises(ValueError, match="names: "):
-    pickles.parse_texts(saved(values), "names")
+    npz.parse_texts(saved(values), "names")
 
 
 def test_fewer_texts_than_claimed_are_refused():
   data = saved(np.array(["a", "b"], object)).replace(b"(2,)", b"(9,)")
   with pytest.raises(ValueError, match="names: expected 9 texts, got 2"):
-    pickles.parse_texts(data, "names")
+    npz.parse_texts(data, "names")

@@ -7,7 +7,6 @@ loader asks for an entry. `KINDS` is the whole list of names that a pickle may u
 
 import contextlib
 import math
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ def array(value: Any, where: str) -> np.ndarray:
   """The array that an inert value stands for.
 
   Args:
-    value: What `load` or `load_npz` gave: an array, a scalar, a chumpy object.
+    value: What `pickles.load` or `npz.load` gave: an array, a scalar, a chumpy object.
     where: File and name, for the error.
 
   Returns:
@@ -49,7 +48,7 @@ def sparse(value: Any, where: str) -> Sparse:
   """A SciPy matrix (csc, csr or coo) or a dense one as plain sparse data.
 
   Args:
-    value: What `load` or `load_npz` gave.
+    value: What `pickles.load` or `npz.load` gave.
     where: File and name, for the error.
 
   Raises:
@@ -81,15 +80,15 @@ def reading(where: str) -> Iterator[None]:
     yield
   except (OSError, MemoryError):
     raise
-  except Exception as error:  # struct, zip, zlib, pickle and NumPy share no base
+  except Exception as error:  # struct, zip, zlib and NumPy share no base
     text = (str(error).splitlines() or [""])[0]
-    if not isinstance(error, ValueError | pickle.UnpicklingError):
-      text = f"expected an undamaged file, got {type(error).__name__}: {text}"
+    if not isinstance(error, ValueError):
+      text = f"expected a whole file, got {type(error).__name__}: {text}"
     raise ValueError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def filled(
-  raw: bytes, dtype: np.dtype, shape: Sequence[int], fortran: bool
+  raw: bytes | memoryview, dtype: np.dtype, shape: Sequence[int], fortran: bool
 ) -> np.ndarray:
   """A view of the bytes, which must be as many as the shape claims."""
   if dtype.kind not in "biufSU" or not all(type(n) is int and n >= 0 for n in shape):
@@ -103,20 +102,12 @@ def filled(
 
 
 class Inert:
-  """Keeps what a pickle says of an object.
+  """Keeps what a pickle says of an object: of a call its arguments, and a state."""
 
-  Every name in a pickle becomes such a class, never a function: a pickle can set
-  attributes of a function, but only call the `__setstate__` of these.
-  """
-
-  args: tuple[Any, ...] = ()
   state: Any = None
 
-  def __init__(self, *args: Any):
+  def __init__(self, *args: Any) -> None:
     self.args = args
-
-  def __setstate__(self, state: Any) -> None:
-    self.state = state
 
 
 class _Array(Inert):
@@ -167,33 +158,15 @@ class _Coordinates(Inert):
   """SciPy's coo."""
 
 
-class OrderedDict(Inert):
-  def __setitem__(self, key: Any, value: Any) -> None:
-    self.__dict__.setdefault("added", {})[key] = value
-
-  def entries(self) -> dict[Any, Any]:
-    return {**dict(*self.args), **self.__dict__.get("added", {})}
-
-
-class _Reconstructor(Inert):
-  """copyreg's way to make an empty object in old protocols."""
-
-  def __new__(cls, *args: Any) -> Any:
-    kind = args[0] if args else None
-    if not (isinstance(kind, type) and issubclass(kind, Inert)):
-      raise pickle.UnpicklingError("refused an object that is no array")
-    return kind()
-
-
 def _kinds() -> dict[tuple[str, str], type[Inert]]:
   """Every name that a pickle may use: module and name, exactly."""
   kinds: dict[tuple[str, str], type[Inert]] = {
     ("numpy", "ndarray"): Inert,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Encoded,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("copy_reg", "_reconstructor"): _Reconstructor,
-    ("copyreg", "_reconstructor"): _Reconstructor,
+    ("collections", "OrderedDict"): Inert,  # becomes a dictionary
+    ("copy_reg", "_reconstructor"): Inert,  # becomes what it makes
+    ("copyreg", "_reconstructor"): Inert,
     ("__main__", "MyMesh"): Inert,  # the finest mesh of mesh_downsampling.npz
     ("psbody.mesh.mesh", "Mesh"): Inert,  # and its coarser ones
     ("chumpy.ch", "Ch"): _Chumpy,
