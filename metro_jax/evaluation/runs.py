@@ -179,7 +179,7 @@ def parse_checkpoint(text: str) -> str | int:
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Nested settings by dotted key, as overrides name them."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
       flat |= flatten(value, f"{prefix}{key}.")

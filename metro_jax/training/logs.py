@@ -137,7 +137,7 @@ class RunLog:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The lines of a run's metrics file; a last line cut off by a kill is left out."""
+  """Reads a run's metrics file, but for a last line that a kill has cut off."""
   lines = []
   for text in (workdir / METRICS_FILE).read_text().splitlines():
     try:
