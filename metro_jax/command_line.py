@@ -92,7 +92,7 @@ def tell(name: str, error: BaseException) -> None:
 
 
 def is_users(error: BaseException) -> bool:
-  """Whether an error is one that a user can mend, and no defect.
+  """Returns whether an error is one that a user can mend, and no defect.
 
   What the system refuses is. Of other errors those are that this program raised itself:
   a `raise` of its own, where the traceback ends. The same kinds of error from within a

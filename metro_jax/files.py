@@ -24,7 +24,7 @@ _KINDS = {
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """A place to write that becomes `path` once all is written.
+  """Gives a place to write that becomes `path` once all is written.
 
   Args:
     path: The file to make or replace; its folder must exist.
@@ -80,7 +80,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 
 def read_bytes(path: str | os.PathLike[str], most_bytes: int | None = None) -> bytes:
-  """All of a regular file.
+  """Reads all of a regular file.
 
   Args:
     path: The file.
@@ -120,7 +120,7 @@ def expect_regular(
 
 
 def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
-  """A path whose leading ~ or ~user is the home folder that it stands for.
+  """Replaces a leading ~ or ~user by the home folder that it stands for.
 
   Raises:
     ValueError: If there is no such user.
@@ -132,7 +132,7 @@ def expand_home(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def import_path() -> str:
-  """PYTHONPATH for a process that is to import what this one can."""
+  """Returns PYTHONPATH for a process that is to import what this one can."""
   return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
 
@@ -165,7 +165,7 @@ def lock_now(descriptor: int) -> bool:
 
 
 def means_full_disk(error: BaseException | None) -> bool:
-  """Whether an error, or one that caused it, is a full disk or quota."""
+  """Returns whether an error, or one that caused it, is a full disk or quota."""
   while error is not None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
       return True

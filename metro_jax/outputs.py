@@ -50,7 +50,7 @@ class Outputs:
     self._expect_free(self._arrives, names)
 
   def wrote(self, name: str) -> bool:
-    """Whether a file is there as this command wrote it."""
+    """Returns whether a file is there as this command wrote it."""
     try:
       return self._is_ours(self._arrives, name)
     except OSError:
@@ -58,7 +58,7 @@ class Outputs:
 
   @contextlib.contextmanager
   def adding(self) -> Iterator[pathlib.Path]:
-    """A place to write files that get into the folder once all of them are written.
+    """Gives a place to write files that come into the folder once all are written.
 
     Yields:
       An empty folder. If writing fails, nothing of it stays.
@@ -115,7 +115,7 @@ class Outputs:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, command: str) -> Iterator[pathlib.Path]:
-  """A place to write a single file that its user named.
+  """Gives a place to write a single file that its user named.
 
   Args:
     path: The file; its folder is made if it is not there.

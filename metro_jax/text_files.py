@@ -43,7 +43,7 @@ _LONGEST_LINE = 300
 
 
 def encoding_of(start: bytes) -> tuple[str, int]:
-  """How a text is encoded, by its first bytes.
+  """Tells how a text is encoded, by its first bytes.
 
   Args:
     start: Four bytes at least, where the text has as many.
@@ -96,7 +96,7 @@ def decode(data: bytes, where: str) -> str:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-  """All of a text file, lines ending in \\n whatever they end in there.
+  """Reads all of a text file, lines ending in \\n whatever they end in there.
 
   Raises:
     OSError: If it cannot be read.
@@ -107,7 +107,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def parse_json(data: bytes, where: str, *, unique_keys: bool = False) -> Any:
-  """JSON of any encoding that `decode` knows; NaN and Infinity are numbers.
+  """Parses JSON of any encoding that `decode` knows; NaN and Infinity are numbers.
 
   Args:
     data: All of a file, or a line of one.
@@ -157,19 +157,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def short(value: Any, most: int = 60) -> str:
-  """A value as messages quote it: some of it, on one line."""
+  """Returns a value as messages quote it: some of it, on one line."""
   text = repr(value)
   return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def one_line(said: BaseException | str, most: int = _LONGEST_LINE) -> str:
-  """What an error says, in one line that any file and terminal of UTF-8 takes."""
+  """Returns what an error says in one line that any terminal of UTF-8 takes."""
   text = printable(" ".join(str(said).split()) or type(said).__name__)
   return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def printable(text: str) -> str:
-  """A text, such as a path, with nothing in it that a terminal of UTF-8 cannot show."""
+  """Escapes in a text, such as a path, what a terminal of UTF-8 cannot show."""
   text = text.encode("utf-8", "backslashreplace").decode()
   if text.isprintable():
     return text

@@ -110,7 +110,7 @@ _HAND = _Layout(778, 1538, joints.MANO16_PARENTS)
 
 
 def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
-  """SMPL with METRO's joint regressors and mesh levels, 6890 → 1723 → 431.
+  """Loads SMPL with METRO's joint regressors and mesh levels, 6890 → 1723 → 431.
 
   Args:
     gender: "neutral", "male" or "female".
@@ -141,7 +141,7 @@ def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
 
 
 def load_mano(side: str = "right", assets_dir: str = "") -> Loaded:
-  """MANO with METRO's joint regressor and mesh levels, 778 → 195 → …
+  """Loads MANO with METRO's joint regressor and mesh levels, 778 → 195 → …
 
   Poses are offsets from the mean hand (`flat_hand_mean=False`): pose 0 is the mean.
 
@@ -175,7 +175,7 @@ def load_mano(side: str = "right", assets_dir: str = "") -> Loaded:
 
 
 def find(keys: Sequence[str], assets_dir: str = "") -> tuple[pathlib.Path, ...]:
-  """Where the files are that some keys of `ASSETS` stand for.
+  """Finds the files that some keys of `ASSETS` stand for.
 
   Raises:
     FileNotFoundError: Naming every missing file, its purpose and its source.
@@ -188,7 +188,7 @@ def find(keys: Sequence[str], assets_dir: str = "") -> tuple[pathlib.Path, ...]:
 
 
 def missing(keys: Sequence[str], assets_dir: str = "") -> list[str]:
-  """What to say of those files that are not there: one text, or none."""
+  """Says which of those files are not there, in one text, or none."""
   folder = _folder(assets_dir)
   lacking = [
     f"{_either(ASSETS[key].names)} ({ASSETS[key].purpose}; from {ASSETS[key].source})"

@@ -143,7 +143,7 @@ def exit_now(code: int) -> NoReturn:
 def in_time(
   batches: Iterator[Any], limit_s: float, describe: Callable[[int], str]
 ) -> Iterator[Any]:
-  """The same batches, read by a thread; an error if one takes too long.
+  """Yields the same batches, read by threads; an error if one takes too long.
 
   Args:
     batches: What to read.
@@ -174,7 +174,10 @@ def in_time(
 
 
 def _read_next(batches: Iterator[Any]) -> futures.Future[Any]:
-  """The next batch, or None behind the last; a pool's threads would outlive the run."""
+  """Reads the next batch, or None behind the last.
+
+  The thread ends with the process, as those of a pool would not.
+  """
   coming: futures.Future[Any] = futures.Future()
 
   def read() -> None:

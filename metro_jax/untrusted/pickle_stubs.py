@@ -28,7 +28,7 @@ class Sparse(NamedTuple):
 
 
 def array(value: Any, where: str) -> np.ndarray:
-  """The array that an inert value stands for.
+  """Returns the array that an inert value stands for.
 
   Args:
     value: What `pickles.load` or `npz.load` gave: an array, a scalar, a chumpy object.
@@ -45,7 +45,7 @@ def array(value: Any, where: str) -> np.ndarray:
 
 
 def sparse(value: Any, where: str) -> Sparse:
-  """A SciPy matrix (csc, csr or coo) or a dense one as plain sparse data.
+  """Returns a SciPy matrix (csc, csr, coo) or a dense one as plain sparse data.
 
   Args:
     value: What `pickles.load` or `npz.load` gave.
@@ -59,7 +59,7 @@ def sparse(value: Any, where: str) -> Sparse:
 
 
 def items(value: Any, where: str) -> list[Any]:
-  """The inert values of an object array with at most one axis, or of a list.
+  """Returns the inert values of an object array of at most one axis, or of a list.
 
   Raises:
     ValueError: If it is neither.
@@ -90,7 +90,7 @@ def reading(where: str) -> Iterator[None]:
 def filled(
   raw: bytes | memoryview, dtype: np.dtype, shape: Sequence[int], fortran: bool
 ) -> np.ndarray:
-  """A view of the bytes, which must be as many as the shape claims."""
+  """Returns a view of the bytes, which must be as many as the shape claims."""
   if dtype.kind not in "biufSU" or not all(type(n) is int and n >= 0 for n in shape):
     raise ValueError(f"expected an array of numbers, got {dtype} {tuple(shape)}")
   size = math.prod(shape) * dtype.itemsize

@@ -62,7 +62,7 @@ class TorchFile:
         _refuse_without_tensors(found)
 
   def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays of some tensors, perhaps read-only and not contiguous.
+    """Reads the arrays of some tensors, perhaps read-only and not contiguous.
 
     Raises:
       ValueError: If the file is damaged or claims more than it has.

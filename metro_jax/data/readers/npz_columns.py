@@ -57,11 +57,11 @@ class NpzColumns:
     return name in self._members
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Of a column, rows first."""
+    """Returns the shape of a column, rows first."""
     return self._members[name].shape
 
   def row(self, name: str, row: int) -> np.ndarray:
-    """A column's row, float64.
+    """Reads a column's row, float64.
 
     Raises:
       ValueError: If the file is damaged or was cut since it was opened.
@@ -81,7 +81,7 @@ class NpzColumns:
     return np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
 
   def texts(self, name: str) -> list[str]:
-    """All of a column of text, pickled objects read without executing anything.
+    """Reads all of a column of text, pickled objects read without executing anything.
 
     Raises:
       ValueError: If it is not there or is no text.
