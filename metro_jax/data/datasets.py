@@ -66,6 +66,8 @@ def _open_synthetic(config: ConfigDict, split: str) -> SplitSource:
   reader = synthetic_reader.open_reader(config, split)
   folder, name, title = _folder(config), reader.dataset(), f"{SYNTHETIC}/{split}"
   if not prepared.is_built(folder, name, split):
+    where = prepared.folder_of(folder, name, split)
+    print(f"Drawing {len(reader):,} examples of {title} into {where}", flush=True)
     prepared.build(
       reader,
       folder,

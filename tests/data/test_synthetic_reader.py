@@ -182,7 +182,7 @@ def test_an_interrupted_build_goes_on_with_the_shards_that_are_there(
   before = finished.stat().st_mtime_ns
   capsys.readouterr()
   assert_same(rows(config, "train"), rows(built, "train"))
-  assert "synthetic/train: 4 of 6 rows to do" in capsys.readouterr().out
+  assert "synthetic/train: read 4 of 6 rows" in capsys.readouterr().out
   assert (folder_of(config, "train") / finished.name).stat().st_mtime_ns == before
   assert not partial.exists()
 
@@ -244,7 +244,7 @@ def test_a_second_build_waits_for_the_first_and_then_reads_it(tmp_path, capfd):
     thread.join()
   assert_same(*found)
   output = capfd.readouterr()
-  assert output.out.count("synthetic/test: 2 of 2 rows to do") == 1
+  assert output.out.count("synthetic/test: read 2 of 2 rows") == 1
   assert "Waiting for another process" in output.err
 
 
@@ -277,5 +277,7 @@ print(len(datasets.open_split(config, "synthetic/train")), "rows")
     check=True,
   )
   assert done.stdout.count("main runs") == 1
-  assert "\n2 rows" in done.stdout and "2 of 2 rows to do" in done.stdout
+  assert (
+    "\n2 rows" in done.stdout and "Drawing 2 examples of synthetic/train" in done.stdout
+  )
   assert "%" not in done.stderr  # no bar where nobody watches

@@ -6,7 +6,7 @@ import runpy
 import pytest
 
 from metro_jax.data import schema
-from metro_jax.data.builders import records, valid_rows
+from metro_jax.data.builders import split_source, valid_rows
 
 rows = runpy.run_path(str(pathlib.Path(__file__).with_name("tsv_rows.py")))
 NO_JSON, NO_PICTURE, NO_TEXT = 5, 3, 8  # found when read, checked and serialised
@@ -47,7 +47,7 @@ def test_valid_rows_come_in_order_with_their_records():
   kept = [row for row in range(2, 30) if row not in (3, 5, 8, 20)]
   assert [example["key"] for example, _ in found] == [f"k/{row}" for row in kept]
   for example, record in found:
-    assert records.parse(record, schema.BODY)["image"] == example["image"]
+    assert split_source.parse(record, schema.BODY)["image"] == example["image"]
   assert [(bad.row, bad.where) for bad in refused] == [
     (row, f"thirty row {row}") for row in (3, 5, 8, 20)
   ]

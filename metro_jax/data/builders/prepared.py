@@ -277,9 +277,6 @@ class _Progress:
     self._expect_few(self.refused)
     missing = [shard for shard in planned if shard not in self.reports]
     left = sum(shard.end - shard.first for shard in missing)
-    print(
-      f"{self._title}: {left:,} of {self._rows:,} rows to do in {self._folder.parent}"
-    )
     start = time.monotonic()
     with tqdm.tqdm(
       total=self._rows,
