@@ -137,7 +137,8 @@ def _optimizer() -> ConfigDict:
   c.warmup_steps = 0
   c.beta1 = 0.9
   c.beta2 = 0.999
-  c.frozen = ()  # modules that keep their first weights, such as "backbone"
+  c.frozen = ()  # modules that keep their first weights: "backbone", "backbone/stem"
+  c.backbone_rate = 1.0  # the backbone's share of the learning rate
   c.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
   c.accumulate = 1  # parts in which a device takes its share of a batch, in turn
   c.ema_decay = 0.0  # of averaged parameters, which are then evaluated; 0 keeps none

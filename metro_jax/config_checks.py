@@ -110,8 +110,9 @@ def _validate_ranges(config: ConfigDict) -> None:
     "data.map_views data.synthetic.workers data.augment.scale_std "
     "data.augment.rotation_std_deg "
     "data.augment.color_gain model.batch_norm_group optimizer.warmup_steps "
-    "optimizer.clip_norm eval.max_examples train.pictures train.stall_limit_s "
-    "loss.vertices loss.joints loss.regressed_joints loss.projection"
+    "optimizer.clip_norm optimizer.backbone_rate eval.max_examples train.pictures "
+    "train.stall_limit_s loss.vertices loss.joints loss.regressed_joints "
+    "loss.projection"
   )
   for key in not_negative.split():
     value = get(config, key)

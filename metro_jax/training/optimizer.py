@@ -1,16 +1,18 @@
 """Adam and its learning rate over the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 STEP_DECAY = 0.1
 
 
 def schedule(config: ConfigDict) -> optax.Schedule:
-  """Learning rate by step: a linear warm-up, then the named course.
+  """Makes the learning rate by step: a linear warm-up, then the named course.
 
   "step" multiplies the rate by 0.1 once, `decay_at` of the way through the run;
   "cosine" goes to 0 at its end; "constant" stays.
@@ -50,45 +52,75 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Adam under the schedule, after clipping by the global norm if asked for.
+  """Makes Adam under the schedule, after clipping by the global norm if asked for.
 
   Args:
     config: The whole config; uses `optimizer` and `train.num_steps`.
 
   Returns:
-    An optax transformation. Without clipping and frozen modules its state is Adam's
-    alone.
+    An optax transformation of the gradients of `trained` parameters. Without clipping,
+    a rate of the backbone's own and frozen modules its state is Adam's alone.
   """
   c = config.optimizer
-  optimizer = optax.adam(schedule(config), b1=c.beta1, b2=c.beta2)
+  steps = [optax.adam(schedule(config), b1=c.beta1, b2=c.beta2)]
   if c.clip_norm > 0:
-    optimizer = optax.chain(optax.clip_by_global_norm(c.clip_norm), optimizer)
+    steps.insert(0, optax.clip_by_global_norm(c.clip_norm))
+  if c.backbone_rate != 1:
+    steps.append(optax.stateless(_scaled_backbone(c.backbone_rate)))
+  optimizer = steps[0] if len(steps) == 1 else optax.chain(*steps)
   return _for_trained(optimizer, tuple(c.frozen)) if c.frozen else optimizer
 
 
+def _scaled_backbone(factor: float) -> Callable[[Any, Any], Any]:
+  def scale(updates: Any, params: Any) -> Any:
+    del params
+    backbone = jax.tree.map(lambda x: factor * x, updates.get("backbone", {}))
+    return {**updates, "backbone": backbone} if backbone else updates
+
+  return scale
+
+
 def trained(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
-  """The modules that train.
+  """Picks the parameters that train.
 
   Args:
     params: The network's, by module.
-    frozen: Names of the modules that keep their values.
+    frozen: Paths of what keeps its values, such as "backbone" or "backbone/stem".
 
   Raises:
-    ValueError: If the network has no such module.
+    ValueError: If the network has nothing there.
   """
-  unknown = [name for name in frozen if name not in params]
-  if unknown:
-    raise ValueError(
-      f"config.optimizer.frozen: expected modules among {', '.join(params)}, "
-      f"got {', '.join(unknown)}"
-    )
-  return {name: module for name, module in params.items() if name not in frozen}
+  flat = flatten_dict(params, sep="/")
+  for name in frozen:
+    if not any(_is_within(path, name) for path in flat):
+      depth = name.count("/") + 1
+      modules = dict.fromkeys("/".join(path.split("/")[:depth]) for path in flat)
+      raise ValueError(
+        f"config.optimizer.frozen: expected modules among {', '.join(modules)}, "
+        f"got {name}"
+      )
+  moving = {
+    path: array
+    for path, array in flat.items()
+    if not any(_is_within(path, name) for name in frozen)
+  }
+  return unflatten_dict(moving, sep="/")
+
+
+def _is_within(path: str, module: str) -> bool:
+  return f"{path}/".startswith(f"{module}/")
+
+
+def completed(params: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives all parameters, with those that train as they are in `changed`."""
+  flat = flatten_dict(params, sep="/") | flatten_dict(changed, sep="/")
+  return unflatten_dict(flat, sep="/")
 
 
 def _for_trained(
   inner: optax.GradientTransformation, frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
-  """The same for gradients of `trained` modules only; the others cost nothing."""
+  """The same for gradients of `trained` parameters only; the others cost nothing."""
 
   def init(params: Any) -> Any:
     return inner.init(trained(params, frozen))

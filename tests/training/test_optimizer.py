@@ -95,3 +95,64 @@ def test_freezing_what_is_not_there_is_refused_by_name():
   adam = optimizer.make_optimizer(make_config(frozen=("bakbone",)))
   with pytest.raises(ValueError, match="among backbone, got bakbone"):
     adam.init({"backbone": {"kernel": jnp.ones(2)}})
+
+
+def test_inner_modules_are_frozen_by_their_path_and_the_rest_of_a_module_moves():
+  frozen = ("backbone/stem", "head")
+  adam = optimizer.make_optimizer(make_config(frozen=frozen))
+  params = {
+    "backbone": {"stem": {"kernel": jnp.ones(7)}, "stem1": {"kernel": jnp.ones(5)}},
+    "head": {"bias": jnp.ones(7)},
+    "mixing": {"bias": jnp.ones(3)},
+  }
+  state = adam.init(params)
+  assert not [x for x in jax.tree.leaves(state) if x.shape == (7,)]
+  moving = optimizer.trained(params, frozen)
+  assert jax.tree.map(len, moving) == {
+    "backbone": {"stem1": {"kernel": 5}},
+    "mixing": {"bias": 3},
+  }
+  updates, _ = adam.update(moving, state, moving)
+  after = optimizer.completed(params, jax.tree.map(jnp.add, moving, updates))
+  assert jax.tree.structure(after) == jax.tree.structure(params)
+  for was, now in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
+    assert bool((was == now).all()) == (len(was) == 7)
+
+
+@pytest.mark.parametrize("clip_norm", (0.0, 1.0))
+def test_the_backbones_rate_scales_its_first_update_and_no_other(clip_norm):
+  params = {"backbone": {"kernel": jnp.ones(2)}, "encoder": {"kernel": jnp.ones(3)}}
+  gradient = {
+    "backbone": {"kernel": jnp.array([0.3, -2.0])},
+    "encoder": {"kernel": jnp.array([1.0, 0.5, -4.0])},
+  }
+
+  def first_update(**options):
+    adam = optimizer.make_optimizer(make_config(clip_norm=clip_norm, **options))
+    return adam.update(gradient, adam.init(params), params)[0]
+
+  whole, half = first_update(), first_update(backbone_rate=0.5)
+  np.testing.assert_array_equal(
+    half["backbone"]["kernel"], whole["backbone"]["kernel"] / 2
+  )
+  np.testing.assert_array_equal(half["encoder"]["kernel"], whole["encoder"]["kernel"])
+  # Adam's first update is the rate against the gradient's sign, here 0.5.
+  np.testing.assert_allclose(half["backbone"]["kernel"], [-0.25, 0.25], rtol=1e-5)
+
+
+def test_the_backbones_rate_is_no_less_than_zero():
+  with pytest.raises(
+    ValueError, match=r"optimizer\.backbone_rate: expected zero or more"
+  ):
+    base.validate(make_config(backbone_rate=-0.1))
+  base.validate(make_config(backbone_rate=0.0))
+
+
+def test_freezing_an_inner_module_that_is_not_there_names_those_of_its_depth():
+  params = {"backbone": {"stem": {"kernel": 1}, "block0": {"kernel": 1}}, "head": {}}
+  with pytest.raises(
+    ValueError, match=r"among backbone/stem, backbone/block0, got backbone/trunk$"
+  ):
+    optimizer.trained(params, ("backbone/trunk",))
+  with pytest.raises(ValueError, match=r"got backbone/ste$"):
+    optimizer.trained(params, ("backbone/ste",))
