@@ -167,13 +167,10 @@ def eval_batches(
 
   def load(places: range) -> Fields:
     chosen = [place * len(source) // count for place in places if place < count]
-    parts = []
-    if chosen:
-      unchanged = [augment.identity()] * len(chosen)
-      parts.append(_load(source, chosen, unchanged, config.data, labels))
-    if missing := len(places) - len(chosen):
-      parts.append(_padding(missing, config.data.image_px, labels))
-    return _joined(parts)
+    rows = chosen or [0]
+    unchanged = [augment.identity()] * len(rows)
+    loaded = _load(source, rows, unchanged, config.data, labels)
+    return _filled_up(loaded, len(chosen), len(places))
 
   size = config.eval.batch_size
   share = _share("eval.batch_size", size, process_index, process_count)
@@ -242,18 +239,15 @@ def framed_batch(
     frames: Of every row.
     config: Uses `data` and `body.model`.
   """
-  labels, parts = schema.labels_of(config.body.model), []
+  labels = schema.labels_of(config.body.model)
   chosen = [row for row in rows if row >= 0]
-  if chosen:
-    seen = _Framed(source, frames)
-    turned = [
-      augment.identity()._replace(rotation_rad=frames[row].rotation_rad)
-      for row in chosen
-    ]
-    parts.append(_load(seen, chosen, turned, config.data, labels))
-  if missing := len(rows) - len(chosen):
-    parts.append(_padding(missing, config.data.image_px, labels))
-  return Batch(**_joined(parts))
+  seen = _Framed(source, frames) if chosen else source
+  turned = [
+    augment.identity()._replace(rotation_rad=frames[row].rotation_rad) for row in chosen
+  ]
+  unturned = [augment.identity()]
+  loaded = _load(seen, chosen or [0], turned or unturned, config.data, labels)
+  return Batch(**_filled_up(loaded, len(chosen), len(rows)))
 
 
 class _Framed:
@@ -335,23 +329,15 @@ def _text(key: str | bytes) -> str:
   return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
 
 
-def _padding(count: int, crop_px: int, labels: LabelSet) -> Fields:
-  joints, no = len(labels.joints), np.zeros(count, np.bool_)
-  return {
-    "image": np.zeros((count, crop_px, crop_px, 3), np.uint8),
-    "color_gain": np.ones((count, 3), np.float32),
-    "joints_2d": np.zeros((count, joints, 3), np.float32),
-    "joints_3d_m": np.zeros((count, joints, 4), np.float32),
-    "pose": np.zeros((count, 3 * len(labels.tree)), np.float32),
-    "shape": np.zeros((count, schema.SHAPES), np.float32),
-    "gender": np.zeros(count, np.int32),
-    "has_joints_2d": no,
-    "has_joints_3d": no,
-    "has_mesh": no,
-    "valid": no,
-    "index": np.full(count, -1, np.int32),
-    "dataset": np.full(count, -1, np.int32),
-  }
+def _filled_up(fields: Fields, kept: int, count: int) -> Fields:
+  """The first `kept` examples, filled up with zeros that are not valid."""
+  filled = {}
+  for name, values in fields.items():
+    nothing = np.zeros((count - kept, *values.shape[1:]), values.dtype)
+    if name in ("index", "dataset"):
+      nothing -= 1
+    filled[name] = np.concatenate([values[:kept], nothing])
+  return filled
 
 
 def _expect_examples(source: Source) -> None:

@@ -1,11 +1,10 @@
 """Where a run's numbers go: a JSON line, TensorBoard files, and one live line."""
 
 import json
+import os
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 import tensorboardX
@@ -34,6 +33,7 @@ class RunLog:
     num_steps: Of the run.
     batch_size: Of the run, for rates.
     validated: Whether the restored step was validated; if not its lines go, too.
+    enabled: False for a process that writes nothing, because another one does.
   """
 
   def __init__(
@@ -43,12 +43,18 @@ class RunLog:
     num_steps: int,
     batch_size: int,
     validated: bool = True,
+    enabled: bool = True,
   ):
-    self._file = workdir / METRICS_FILE
-    self._drop_after(first_step, validated)
-    self._lines = self._file.open("a", buffering=1)
+    self._enabled = enabled
+    file = workdir / METRICS_FILE if enabled else pathlib.Path(os.devnull)
+    if enabled and file.exists():
+      _drop_after(file, first_step, validated)
+    self._lines = file.open("a", buffering=1)
     self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=first_step + 1, max_queue=100
+      str(workdir / "tensorboard"),
+      purge_step=first_step + 1,
+      max_queue=100,
+      write_to_disk=enabled,
     )
     self._num_steps, self._batch_size = num_steps, batch_size
     self._step = first_step
@@ -58,19 +64,14 @@ class RunLog:
       initial=first_step,
       unit="step",
       desc="training",
-      disable=not sys.stderr.isatty(),
+      disable=None if enabled else True,
       dynamic_ncols=True,
     )
 
   def __enter__(self) -> "RunLog":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._bar.close()
     self._lines.close()
     self._board.close()
@@ -90,7 +91,7 @@ class RunLog:
     text = f"loss {metrics['loss']:.4f}, {rate:.1f} images/s"
     if self._bar.disable:
       left = tqdm.tqdm.format_interval(left_s)
-      print(f"step {step}/{self._num_steps}: {text}, {left} left", flush=True)
+      self.say(f"step {step}/{self._num_steps}: {text}, {left} left")
     else:
       self._bar.set_postfix_str(text)
 
@@ -116,63 +117,26 @@ class RunLog:
 
   def say(self, text: str) -> None:
     """Prints without breaking the live line."""
-    if self._bar.disable:
-      print(text, flush=True)
-    else:
+    if not self._bar.disable:
       self._bar.write(text)
-
-  def _drop_after(self, step: int, validated: bool) -> None:
-    if not self._file.exists():
-      return
-
-    def is_kept(line: dict) -> bool:
-      repeated = line["group"] == "validation" and not validated
-      return line["step"] < step or (line["step"] == step and not repeated)
-
-    kept = [line for line in read_metrics(self._file.parent) if is_kept(line)]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    with files.replacing(self._file) as partial:
-      partial.write_text(text)
+    elif self._enabled:
+      print(text, flush=True)
 
 
-class NoLog(RunLog):
-  """Of a process that writes nothing, because another one does."""
+def _drop_after(file: pathlib.Path, step: int, validated: bool) -> None:
+  """Drops the lines beyond a step, and its own validation if it is to come again."""
 
-  def __init__(self):
-    pass
+  def is_kept(line: dict) -> bool:
+    repeated = line["group"] == "validation" and not validated
+    return line["step"] < step or (line["step"] == step and not repeated)
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    pass
-
-  def tick(self, step: int) -> None:
-    """Does nothing."""
-
-  def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Does nothing."""
-
-  def pause(self) -> None:
-    """Does nothing."""
-
-  def resume(self) -> None:
-    """Does nothing."""
-
-  def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-    """Does nothing."""
-
-  def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Does nothing."""
-
-  def say(self, text: str) -> None:
-    """Does nothing."""
+  kept = [line for line in read_metrics(file.parent) if is_kept(line)]
+  with files.replacing(file) as partial:
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The lines of a run's metrics file; a last line cut off by a kill is left out."""
+  """Reads a run's metrics file, without a last line that a kill cut off."""
   lines = []
   for text in (workdir / METRICS_FILE).read_text().splitlines():
     try:
