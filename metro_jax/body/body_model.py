@@ -6,6 +6,7 @@ One class serves the embedded human, SMPL and MANO: they differ only in data.
 from typing import Any
 
 import flax.struct
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -14,11 +15,11 @@ from metro_jax.body import joints, rotations
 Array = Any  # np.ndarray or jax.Array; the result is of the same kind
 
 
-@flax.struct.dataclass
-class BodyModel:
+class BodyModel(flax.struct.PyTreeNode):
   """A body's data, as a pytree: k joints, v vertices, f faces, s shape components.
 
   The rest frame is SMPL's: y up, x to the body's left, z out of the chest; metres.
+  Arrays may have leading axes, as where a copy for every device is stacked.
 
   Attributes:
     template: Vertices of the mean shape in the rest pose.
@@ -35,16 +36,16 @@ class BodyModel:
     pose_mean: Added to every pose, axis-angle; None where poses are whole.
   """
 
-  template: Float[Array, "v 3"]
-  shape_directions: Float[Array, "v 3 s"]
-  pose_directions: Float[Array, "v 3 p"] | None
-  joint_regressor: Float[Array, "k v"]
-  skin_weights: Float[Array, "v k"]
-  regressors: dict[str, Float[Array, "j v"]]
-  faces: Int[Array, "f 3"]
+  template: Float[Array, "*d v 3"]
+  shape_directions: Float[Array, "*d v 3 s"]
+  pose_directions: Float[Array, "*d v 3 p"] | None
+  joint_regressor: Float[Array, "*d k v"]
+  skin_weights: Float[Array, "*d v k"]
+  regressors: dict[str, Float[Array, "*d _ v"]]
+  faces: Int[Array, "*d f 3"]
   parents: tuple[int, ...] = flax.struct.field(pytree_node=False)
   name: str = flax.struct.field(pytree_node=False)
-  pose_mean: Float[Array, " q"] | None = None
+  pose_mean: Float[Array, "*d q"] | None = None
 
   @property
   def is_hand(self) -> bool:
@@ -76,12 +77,11 @@ class BodyModel:
     return len(self.parents)
 
 
-@flax.struct.dataclass
-class PosedBody:
-  """Posed vertices and kinematic joints, metres, in the frame of the root's turn."""
+class PosedBody(flax.struct.PyTreeNode):
+  """Posed vertices and kinematic joints, metres, in the root rotation's frame."""
 
-  vertices: Float[Array, "b v 3"]
-  joints: Float[Array, "b k 3"]
+  vertices: Float[Array, "*b v 3"]
+  joints: Float[Array, "*b k 3"]
 
 
 def pose_body(
@@ -116,40 +116,44 @@ def pose_body(
     pose = pose + body.pose_mean
   shaped = body.template + xp.einsum("vcs,bs->bvc", body.shape_directions, shape)
   rest_joints = regress_joints(body.joint_regressor, shaped)
-  turns = rotations.axis_angle_to_matrix(pose.reshape(len(pose), joints, 3))
+  local = rotations.axis_angle_to_matrix(pose.reshape(len(pose), joints, 3))
   if body.pose_directions is not None:
-    bend = (turns[:, 1:] - xp.eye(3, dtype=pose.dtype)).reshape(len(pose), -1)
-    shaped = shaped + xp.einsum("vcp,bp->bvc", body.pose_directions, bend)
-  turns, posed_joints = _joint_transforms(turns, rest_joints, body.parents)
-  shifts = posed_joints - xp.einsum("bkij,bkj->bki", turns, rest_joints)
-  return PosedBody(_skin(body.skin_weights, turns, shifts, shaped), posed_joints)
+    identity = xp.eye(3, dtype=pose.dtype)
+    pose_feature = (local[:, 1:] - identity).reshape(len(pose), -1)
+    shaped = shaped + xp.einsum("vcp,bp->bvc", body.pose_directions, pose_feature)
+  world, posed_joints = _joint_transforms(local, rest_joints, body.parents)
+  shifts = posed_joints - xp.einsum("bkij,bkj->bki", world, rest_joints)
+  return PosedBody(_skin(body.skin_weights, world, shifts, shaped), posed_joints)
 
 
-def _joint_transforms(turns: Array, rest_joints: Array, parents: tuple[int, ...]):
+def _joint_transforms(
+  local: Array, rest_joints: Array, parents: tuple[int, ...]
+) -> tuple[Array, Array]:
   """World rotation and position of every joint, walking down the tree."""
-  xp = turns.__array_namespace__()
-  world, places = [turns[:, 0]], [rest_joints[:, 0]]
+  xp = local.__array_namespace__()
+  world, places = [local[:, 0]], [rest_joints[:, 0]]
   for joint, parent in enumerate(parents[1:], start=1):
     bone = rest_joints[:, joint] - rest_joints[:, parent]
     places.append(places[parent] + xp.einsum("bij,bj->bi", world[parent], bone))
-    world.append(world[parent] @ turns[:, joint])
+    world.append(world[parent] @ local[:, joint])
   return xp.stack(world, axis=1), xp.stack(places, axis=1)
 
 
-def _skin(weights: Array, turns: Array, shifts: Array, vertices: Array) -> Array:
-  xp = turns.__array_namespace__()
-  transforms = xp.concatenate([turns, shifts[..., None]], axis=-1)
+def _skin(weights: Array, rotation: Array, shifts: Array, vertices: Array) -> Array:
+  xp = rotation.__array_namespace__()
+  transforms = xp.concatenate([rotation, shifts[..., None]], axis=-1)
   flat = transforms.reshape(*transforms.shape[:2], 12)
-  blended = (weights @ flat).reshape(len(turns), len(weights), 3, 4)
-  turned = xp.einsum("bvij,bvj->bvi", blended[..., :3], vertices)
-  return turned + blended[..., 3]
+  blended = (weights @ flat).reshape(len(rotation), len(weights), 3, 4)
+  rotated = xp.einsum("bvij,bvj->bvi", blended[..., :3], vertices)
+  return rotated + blended[..., 3]
 
 
 def regress_joints(
   regressor: Float[Array, "j v"], vertices: Float[Array, "b v 3"]
 ) -> Float[Array, "b j 3"]:
-  """Joints as weighted sums of vertices."""
-  return regressor @ vertices
+  """Joints as weighted sums of vertices, exactly, whatever products default to."""
+  with jax.default_matmul_precision("highest"):
+    return regressor @ vertices
 
 
 def read_only(values: np.ndarray, dtype: type = np.float32) -> np.ndarray:

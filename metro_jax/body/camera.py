@@ -25,7 +25,7 @@ def weak_perspective(
   Returns:
     Crop coordinates in [-1, 1] where the crop sees the point.
 
-  Source: METRO section 3.3; released code, metro/utils/geometric_layers.py.
+  Source: METRO section 3.3; original code, metro/utils/geometric_layers.py.
   """
   camera = camera[..., None, :]
   return camera[..., :1] * (points[..., :2] + camera[..., 1:])

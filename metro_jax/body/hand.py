@@ -1,10 +1,10 @@
 """What MANO adds to a body: fingertips, the order of 21 joints, the other hand.
 
 The hand's labels come from the posed joints and the fingertips' vertices; the joints
-of a predicted mesh come from a regressor that, in the released code, takes another
+of a predicted mesh come from a regressor that, in the original code, takes another
 vertex for the tip of the middle finger.
 
-Source: released code, metro/modeling/_mano.py.
+Source: original code, metro/modeling/_mano.py.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 A joint set is a tuple of names in order. Maps between sets, left-right swaps and
 the lines of a stick figure are looked up by name, never written as numbers.
 
-Source: names and orders of the released code (metro/modeling/_smpl.py, _mano.py).
+Source: names and orders of the original code (metro/modeling/_smpl.py, _mano.py).
 """
 
 from collections.abc import Iterable, Sequence

@@ -52,43 +52,22 @@ def downsample(
     ValueError: If there is no such level, or the vertices are not level 0.
   """
   _check_level(levels, steps, "downsample")
-  _check_vertices(levels, vertices, 0, "downsample")
+  if vertices.shape[-2] != levels.counts[0]:
+    raise ValueError(
+      f"downsample: expected {levels.counts[0]} vertices of level 0, "
+      f"got {vertices.shape[-2]}"
+    )
   for kept in levels.select[:steps]:
     vertices = vertices[..., kept, :]
   return vertices
 
 
-def upsample(
-  levels: MeshLevels, vertices: Float[Array, "*b v c"], from_level: int, to_level: int
-) -> Float[Array, "*b w c"]:
-  """Interpolates a coarser level's values at a finer level's vertices.
-
-  x_fine[i] = Σ_k weight[i, k] · x_coarse[index[i, k]], one step after another.
-
-  Args:
-    levels: The mesh's levels.
-    vertices: Something per vertex of `from_level`.
-    from_level: The coarser level, at least `to_level`.
-    to_level: The finer level; 0 is the full mesh.
-
-  Returns:
-    The same per vertex of `to_level`.
-
-  Raises:
-    ValueError: If a level does not exist, the order is wrong, or the vertices are
-      not those of `from_level`.
-  """
-  _check_level(levels, from_level, "upsample")
-  if not 0 <= to_level <= from_level:
-    raise ValueError(
-      f"upsample: expected a level in 0..{from_level} to go to, got {to_level}"
-    )
-  _check_vertices(levels, vertices, from_level, "upsample")
-  for step in range(from_level - 1, to_level - 1, -1):
-    corners = vertices[..., levels.upsample_index[step], :]
-    weight = levels.upsample_weight[step][:, :, None].astype(vertices.dtype)
-    vertices = (corners * weight).sum(axis=-2)
-  return vertices
+def rows_of_levels(levels: MeshLevels) -> tuple[Int[np.ndarray, " _"], ...]:
+  """Lists, per level from coarse to fine, which vertices of the full mesh it keeps."""
+  rows = [np.arange(levels.counts[0], dtype=np.int32)]
+  for kept in levels.select:
+    rows.append(rows[-1][kept])
+  return tuple(reversed(rows))
 
 
 def upsample_matrix(levels: MeshLevels, step: int) -> Float[np.ndarray, "fine coarse"]:
@@ -313,12 +292,4 @@ def _check_level(levels: MeshLevels, level: int, where: str) -> None:
   if not 0 <= level < len(levels.counts):
     raise ValueError(
       f"{where}: expected a level in 0..{len(levels.counts) - 1}, got {level}"
-    )
-
-
-def _check_vertices(levels: MeshLevels, vertices: Array, level: int, where: str):
-  if vertices.shape[-2] != levels.counts[level]:
-    raise ValueError(
-      f"{where}: expected {levels.counts[level]} vertices of level {level}, "
-      f"got {vertices.shape[-2]}"
     )

@@ -17,9 +17,9 @@ def axis_angle_to_matrix(axis_angle: Float[Array, "*n 3"]) -> Float[Array, "*n 3
     axis_angle: Axis times angle, radians.
 
   Returns:
-    Matrices that turn column vectors.
+    Matrices that rotate column vectors.
 
-  Source: released code, metro/modeling/_smpl.py rodrigues.
+  Source: original code, metro/modeling/_smpl.py rodrigues.
   """
   xp = axis_angle.__array_namespace__()
   angle = xp.linalg.norm(axis_angle + 1e-8, axis=-1, keepdims=True)

@@ -121,7 +121,7 @@ def load_smpl(gender: str = "neutral", assets_dir: str = "") -> Loaded:
     FileNotFoundError: Naming every missing file, its purpose and its source.
     ValueError: If a file is damaged or not what its name says.
 
-  Source: Loper et al., "SMPL", 2015; released code, metro/modeling/_smpl.py.
+  Source: Loper et al., "SMPL", 2015; original code, metro/modeling/_smpl.py.
   """
   paths = find(needed("smpl", gender, False), assets_dir)
   body_path, h36m_path, extra_path, levels_path = paths
@@ -152,7 +152,7 @@ def load_mano(side: str = "right", assets_dir: str = "") -> Loaded:
     FileNotFoundError: Naming every missing file, its purpose and its source.
     ValueError: If a file is damaged or not what its name says.
 
-  Source: Romero et al., "Embodied Hands", 2017; released code,
+  Source: Romero et al., "Embodied Hands", 2017; original code,
     metro/modeling/_mano.py.
   """
   if side not in ("right", "left"):

@@ -11,16 +11,15 @@ from metro_jax.body.body_model import BodyModel
 from metro_jax.body.mesh_levels import MeshLevels
 
 Array = Any
-# The released code's number, not pi; it turns the rest pose's y up into y down.
-ROOT_TURN_RAD = 3.1416
+# The original code's number, not pi; it turns the rest pose's y up into y down.
+ROOT_ROTATION_RAD = 3.1416
 
 
-@flax.struct.dataclass
-class Template:
+class Template(flax.struct.PyTreeNode):
   """Query coordinates: camera frame, metres, the pelvis or wrist at the origin."""
 
-  joints: Float[Array, "j 3"]
-  vertices: Float[Array, "v 3"]
+  joints: Float[Array, "*d j 3"]
+  vertices: Float[Array, "*d v 3"]
 
 
 def make_template(body: BodyModel, levels: MeshLevels) -> Template:
@@ -35,11 +34,11 @@ def make_template(body: BodyModel, levels: MeshLevels) -> Template:
   Returns:
     The 14 joints of a body or 21 of a hand, and the coarsest level's vertices.
 
-  Source: METRO section 3.2; released code, metro/modeling/bert/modeling_metro.py.
+  Source: METRO section 3.2; original code, metro/modeling/bert/modeling_metro.py.
   """
   dtype = body.template.dtype
   pose = np.zeros((1, 3 * body.num_joints), dtype)
-  pose[0, 0] = 0 if body.is_hand else ROOT_TURN_RAD
+  pose[0, 0] = 0 if body.is_hand else ROOT_ROTATION_RAD
   shape = np.zeros((1, body.shape_directions.shape[-1]), dtype)
   posed = body_model.pose_body(body, pose, shape)
   if body.is_hand:

@@ -34,27 +34,16 @@ def test_downsampling_keeps_the_selected_vertices_step_after_step(xp):
   assert isinstance(two, type(values))
 
 
-@pytest.mark.parametrize("xp", [np, jnp])
-def test_upsampling_interpolates_step_after_step(xp):
-  coarse = xp.asarray([[[30.0], [40.0], [50.0]]])
-  middle = mesh_levels.upsample(LEVELS, coarse, 2, 1)
-  full = mesh_levels.upsample(LEVELS, coarse, 2, 0)
+def test_upsampling_interpolates_step_after_step():
+  middle = mesh_levels.upsample_matrix(LEVELS, 1) @ [30, 40, 50]
+  full = mesh_levels.upsample_matrix(LEVELS, 0) @ middle
   # By hand: point 0 = (30 + 40) / 2; point 1 = 0.25 * 35 + 0.75 * 30.
-  assert middle[0, :, 0].tolist() == [35, 30, 40, 50]
-  assert full[0, :, 0].tolist() == [35, 31.25, 30, 40, 50]
-  assert isinstance(full, type(coarse))
+  assert middle.tolist() == [35, 30, 40, 50]
+  assert full.tolist() == [35, 31.25, 30, 40, 50]
 
 
 def test_zero_steps_change_nothing():
   assert mesh_levels.downsample(LEVELS, VALUES, 0) is VALUES
-  assert mesh_levels.upsample(LEVELS, VALUES, 0, 0) is VALUES
-
-
-def test_the_dense_matrix_is_the_same_upsampling():
-  values = np.random.default_rng(0).normal(size=(2, 4, 3))
-  dense = mesh_levels.upsample_matrix(LEVELS, 0) @ values
-  np.testing.assert_allclose(mesh_levels.upsample(LEVELS, values, 1, 0), dense)
-  assert mesh_levels.upsample_matrix(LEVELS, 1).shape == (4, 3)
 
 
 def test_a_repeated_corner_counts_twice_in_the_dense_matrix():
@@ -76,8 +65,6 @@ def test_a_step_over_a_level_is_the_product_of_its_steps():
   shorter = mesh_levels.choose(LEVELS, (5, 3))
   down = mesh_levels.downsample(LEVELS, VALUES, 2)
   np.testing.assert_array_equal(mesh_levels.downsample(shorter, VALUES, 1), down)
-  up = mesh_levels.upsample(LEVELS, down, 2, 0)
-  np.testing.assert_allclose(mesh_levels.upsample(shorter, down, 1, 0), up)
   product = mesh_levels.upsample_matrix(LEVELS, 0) @ mesh_levels.upsample_matrix(
     LEVELS, 1
   )
@@ -97,10 +84,6 @@ def test_wrong_levels_and_wrong_meshes_are_refused():
     mesh_levels.downsample(LEVELS, VALUES, 3)
   with pytest.raises(ValueError, match="expected 5 vertices of level 0, got 4"):
     mesh_levels.downsample(LEVELS, VALUES[:, :4], 1)
-  with pytest.raises(ValueError, match="expected 3 vertices of level 2, got 5"):
-    mesh_levels.upsample(LEVELS, VALUES, 2, 0)
-  with pytest.raises(ValueError, match=r"level in 0\.\.1 to go to, got 2"):
-    mesh_levels.upsample(LEVELS, VALUES, 1, 2)
   with pytest.raises(ValueError, match="upsample_matrix"):
     mesh_levels.upsample_matrix(LEVELS, 2)
 
@@ -142,11 +125,11 @@ def test_building_keeps_vertices_and_stays_on_the_surface():
   assert [len(np.unique(faces)) for faces in levels.faces] == [642, 200, 50]
   coarse = mesh_levels.downsample(levels, sphere.vertices[None], 2)
   np.testing.assert_allclose(np.linalg.norm(coarse[0], axis=1), 1.0, atol=1e-6)
-  back = mesh_levels.upsample(levels, coarse, 2, 0)[0]
+  middle = mesh_levels.upsample_matrix(levels, 1) @ coarse[0]
+  back = mesh_levels.upsample_matrix(levels, 0) @ middle
   # A sphere through 50 points: its facets reach about 0.9 of the radius.
   assert np.linalg.norm(back - sphere.vertices, axis=1).max() < 0.3
-  kept = mesh_levels.upsample(levels, coarse, 2, 1)[0][levels.select[1]]
-  np.testing.assert_allclose(kept, coarse[0], atol=1e-6)
+  np.testing.assert_allclose(middle[levels.select[1]], coarse[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("counts", [(), (641, 50), (642, 642), (642, 50, 60)])

@@ -124,8 +124,8 @@ def test_smpl_sampling_is_the_released_codes(originals):
     np.testing.assert_array_equal(levels.select[step], golden)
   middle = mesh_levels.downsample(levels, vertices, 1)
   coarse = mesh_levels.downsample(levels, vertices, 2)
-  up2 = mesh_levels.upsample(levels, coarse, 2, 0)
-  up1 = mesh_levels.upsample(levels, middle, 1, 0)
+  to_full, to_middle = (mesh_levels.upsample_matrix(levels, step) for step in (0, 1))
+  up2, up1 = to_full @ (to_middle @ coarse), to_full @ middle
   for name, got in (
     ("sub1", middle[:, ::7]),
     ("sub2", coarse),
