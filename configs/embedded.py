@@ -80,10 +80,13 @@ def _frozen(config: ConfigDict) -> None:
 
 def _tuned(config: ConfigDict) -> None:
   config.train.init_from = "runs/embedded"
-  config.optimizer.frozen = ("upsampling1",)
-  config.optimizer.learning_rate = 1e-4
+  # What sees edges stays; what knows people learns slowly.
+  early = ("stem", *(f"block{n}" for n in range(5)))
+  config.optimizer.frozen = ("upsampling1", *(f"backbone/{name}" for name in early))
+  config.optimizer.backbone_rate = 0.2
+  config.optimizer.learning_rate = 3e-4
   config.optimizer.warmup_steps = 100
   config.train.batch_size = 32
   config.train.num_steps = 4_000
-  config.train.validate_every = 500
+  config.train.validate_every = 1_000
   config.train.checkpoint_every = 500

@@ -1,26 +1,52 @@
 """METRO on the embedded human: no download, no licence, a few minutes on two cores.
 
 Run:    python -m metro_jax.train --config=configs/synthetic.py --workdir=runs/synthetic
+        goes on from the package's network on new pictures
+        --config=configs/synthetic.py:scratch  a small ResNet, from nothing
         --config=configs/synthetic.py:full  the paper's network, for a GPU
         --config=configs/synthetic.py:tiny  seconds; for tests
 Source: our own renderings of the embedded body (metro_jax/body/assets).
 """
 
+import pathlib
+import runpy
+
 from ml_collections import ConfigDict
 
 from metro_jax import config as base
 
+HERE = pathlib.Path(__file__).parent
 
-def get_config(variant: str = "small") -> ConfigDict:
-  """The config of a variant: "small" (two cores), "full" (a GPU) or "tiny" (tests)."""
-  variants = {"small": _small, "full": _full, "tiny": _tiny}
+
+def get_config(variant: str = "further") -> ConfigDict:
+  """Makes the config of a variant: "further", "scratch", "full" or "tiny"."""
+  if variant == "further":
+    return _further()
+  variants = {"scratch": _scratch, "full": _full, "tiny": _tiny}
   if variant not in variants:
     raise ValueError(
-      f"configs/synthetic.py: expected one of {', '.join(variants)}, got {variant!r}"
+      f"configs/synthetic.py: expected one of further, {', '.join(variants)}, got {variant!r}"
     )
   config = base.get_config()
   config.model.upsampling_init = "barycentric"
   variants[variant](config)
+  return config
+
+
+def _further() -> ConfigDict:
+  """The package's network a little longer, on pictures that it has not seen."""
+  config = runpy.run_path(str(HERE / "embedded.py"))["get_config"]("tuned")
+  config.data.synthetic.seed = 1
+  config.data.synthetic.train_examples = 4_000
+  config.data.synthetic.validation_examples = 200
+  config.data.synthetic.test_examples = 400
+  config.train.init_from = "embedded"
+  config.train.photographs = str(HERE / "photographs")
+  config.train.num_steps = 240
+  config.train.log_every = 20
+  config.train.validate_every = 120
+  config.train.checkpoint_every = 120
+  config.optimizer.warmup_steps = 40
   return config
 
 
@@ -30,7 +56,7 @@ def _full(config: ConfigDict) -> None:
   config.train.num_steps = 100_000
 
 
-def _small(config: ConfigDict) -> None:
+def _scratch(config: ConfigDict) -> None:
   config.body.levels = (6890, 431, 108)
   config.loss.vertex_levels = (1.0, 1.0, 1.0)
   config.data.image_px = 64
@@ -72,7 +98,7 @@ def _small(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-  _small(config)
+  _scratch(config)
   config.data.image_px = 32
   config.data.synthetic.image_px = 40
   config.data.synthetic.train_examples = 24

@@ -202,6 +202,7 @@ def _train() -> SimpleNamespace:
   c.stall_limit_s = not_negative(600.0)
   c.wait_limit_s = positive(600.0)  # of processes for each other, at the start
   c.pictures = not_negative(6)  # validation examples in TensorBoard and the report
+  c.photographs = ""  # folder of photographs, of one person each, for the report
   return c
 
 

@@ -32,7 +32,14 @@ from metro_jax.cluster.process_group import ProcessGroup
 from metro_jax.cluster.stopping import Stopped, StopRequest
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.batch import Batch
-from metro_jax.evaluation import assessment, evaluator, restarts, run_end, validation
+from metro_jax.evaluation import (
+  assessment,
+  evaluator,
+  photograph_pictures,
+  restarts,
+  run_end,
+  validation,
+)
 from metro_jax.models import setup
 from metro_jax.training import bad_batch, feature_maps, logs
 from metro_jax.training import optimizer as optimizers
@@ -117,6 +124,7 @@ def train(
   team = team or ProcessGroup()
   base.validate(config)
   datasets.expect_everything(config)
+  photograph_pictures.expect_there(config.train.photographs)
   fetched = (logs.METRICS_FILE, f"{assessment.FOLDER}/{assessment.MEAN_MESH_FILE}")
   with contextlib.ExitStack() as stack:
     if request is None:

@@ -23,6 +23,7 @@ NOT_TRAINED = (
   "data.test",
   "data.data_dir",
   "body.assets_dir",
+  "train.photographs",
 )
 # Settings of older runs that are none any more: they follow from others.
 GONE = ("data.prefetch", "loss.root")

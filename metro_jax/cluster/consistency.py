@@ -17,7 +17,11 @@ from metro_jax.data.pipeline import Source
 
 PACKAGES = ("metro_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 ROWS = 64  # of each split whose labels are compared
-OWN_PATHS = ("data.data_dir", "body.assets_dir")  # a machine may have its own
+OWN_PATHS = (
+  "data.data_dir",
+  "body.assets_dir",
+  "train.photographs",
+)  # a machine may have its own
 
 
 def setup(config: ConfigDict) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from metro_jax.data.schema import Example
 
 MARGIN = 1.25  # side of the square over the joints' extent: hands, feet, the skull
 LEAST = 1.6  # smallest side over the torso's length: people who curl up
-FIRST_PASSES = 0.3  # share of the training views that are as a first pass sees them
+FIRST_PASSES = 0.4  # share of the training views that are as a first pass sees them
+ANY_TURN = 0.4  # share of these that are turned by any angle: people upside down
 LOOSE = 1.2  # side of such a square over the joints' extent
 _TORSO = joints.index(joints.J14, ("L_Shoulder", "R_Shoulder", "L_Hip", "R_Hip"))
 
@@ -66,8 +67,9 @@ def train_view(
 ) -> tuple[Example, Augmentation]:
   """Frames an example for training, as one of the passes of prediction would.
 
-  A first pass sees an upright picture and a box that is more or less loose; a second
-  one what `upright` makes of joints that are a little wrong.
+  A first pass sees an upright picture and a box that is more or less loose, in which
+  the person may stand, lie or hang; a second one what `upright` makes of joints that
+  are a little wrong.
 
   Args:
     rng: Where the randomness comes from; the result depends on nothing else.
@@ -79,14 +81,14 @@ def train_view(
   """
   j14 = example["joints_2d_px"][joints.J14_FROM_J24]
   noise, first = rng.standard_normal((17, 2)), rng.random() < FIRST_PASSES
-  u = rng.random()
+  u, any_turn, angle = rng.random(), rng.random() < ANY_TURN, rng.uniform(-np.pi, np.pi)
   if not (example["has_joints_2d"] and (j14[:, 2] > 0).all()):
     return example, augmentation
   points = j14[:, :2].astype(np.float64)
   extent = np.ptp(points, axis=0).max()
   if first:
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    frame = Frame(middle, float(LOOSE * extent), 0.0)
+    frame = Frame(middle, float(LOOSE * extent), angle if any_turn else 0.0)
     shift, scale, degrees = 0.05, 0.9 + 0.5 * u, 12.0
   else:
     frame = upright(points + 0.03 * extent * noise[:14])

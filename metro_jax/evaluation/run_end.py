@@ -14,7 +14,13 @@ from metro_jax.checkpoints.runs import Run
 from metro_jax.cluster import parallel
 from metro_jax.cluster.process_group import ProcessGroup
 from metro_jax.data.pipeline import Source
-from metro_jax.evaluation import assessment, examples, restarts, run_report
+from metro_jax.evaluation import (
+  assessment,
+  examples,
+  photograph_pictures,
+  restarts,
+  run_report,
+)
 from metro_jax.evaluation.evaluator import MappedEvalStep
 from metro_jax.models import setup
 from metro_jax.models.setup import Network
@@ -87,6 +93,9 @@ def assess_and_report(
   pictures = examples.as_pictures(drawn, choices, "test")
   taken = tqdm.tqdm.format_interval(time.time() - started_s)
   facts = {"Duration since the last start": taken, **restarts.facts(run.earlier)}
-  report = run_report.write(workdir, config, done, pictures, run.step, facts)
+  photographs = photograph_pictures.draw(run, config.train.photographs)
+  report = run_report.write(
+    workdir, config, done, pictures, run.step, facts, photographs
+  )
   print(done.table())
   print(folder.display(f"\nWritten to {written} and {report}"))

@@ -33,6 +33,7 @@ def write(
   pictures: Sequence[report.Picture],
   step: int,
   facts: Mapping[str, str],
+  photographs: Sequence[report.Picture] = (),
 ) -> pathlib.Path:
   """Writes `<workdir>/report.html`.
 
@@ -43,6 +44,7 @@ def write(
     pictures: Examples of it.
     step: Of the checkpoint that was assessed.
     facts: What only the run knows, such as its duration; shown before versions.
+    photographs: Whatever else the network was asked to look at.
 
   Returns:
     The file's path.
@@ -57,6 +59,7 @@ def write(
     errors=error_rows(assessment),
     baseline=protocols.BASELINE,
     protocol=protocols.describe(assessment.protocol),
+    photographs=photographs,
     pictures=pictures,
     charts=curves(lines, assessment.baseline.means_mm),
     facts={**facts, **_measured(lines), **_circumstances()},

@@ -26,7 +26,7 @@ class ErrorRow(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """One test example: pictures side by side, and its errors in words or numbers."""
+  """One picture's views side by side, and its errors, where they are known."""
 
   title: str
   images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
@@ -42,7 +42,8 @@ class Report(NamedTuple):
   errors: Sequence[ErrorRow]
   baseline: str  # what the baseline is, in words
   protocol: str  # how the errors are measured, in words
-  pictures: Sequence[Picture]
+  photographs: Sequence[Picture]
+  pictures: Sequence[Picture]  # of the test split
   charts: Sequence[charts.Chart]
   facts: Mapping[str, str]  # duration, devices, versions, ...
   config_text: str
@@ -64,6 +65,7 @@ def render(report: Report) -> str:
   title = html.escape(report.title)
   sections = [
     _section("Errors", _errors(report)),
+    _section("Photographs", "".join(map(_picture, report.photographs))),
     _section("Examples", "".join(map(_picture, report.pictures))),
     _section(
       "Curves",

@@ -18,7 +18,7 @@ from metro_jax.models import setup
 from metro_jax.rendering import overlay
 from metro_jax.rendering.overlay import Box
 
-PHOTOGRAPHS = pathlib.Path(__file__).parents[1] / "fixtures" / "photographs"
+PHOTOGRAPHS = pathlib.Path(__file__).parents[2] / "configs" / "photographs"
 MOST_BYTES = 12_000_000
 PEOPLE = 16
 

@@ -16,7 +16,7 @@ from metro_jax.inference import sources
 from metro_jax.outputs import Outputs
 
 PHOTOGRAPHS = sorted(
-  (pathlib.Path(__file__).parents[1] / "fixtures" / "photographs").glob("*.jpg")
+  (pathlib.Path(__file__).parents[2] / "configs" / "photographs").glob("*.jpg")
 )
 
 
