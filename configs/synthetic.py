@@ -24,9 +24,8 @@ def get_config(variant: str = "further") -> ConfigDict:
     return _further()
   variants = {"scratch": _scratch, "full": _full, "tiny": _tiny}
   if variant not in variants:
-    raise ValueError(
-      f"configs/synthetic.py: expected one of further, {', '.join(variants)}, got {variant!r}"
-    )
+    names = ", ".join(("further", *variants))
+    raise ValueError(f"configs/synthetic.py: expected one of {names}, got {variant!r}")
   config = base.get_config()
   config.model.upsampling_init = "barycentric"
   variants[variant](config)
