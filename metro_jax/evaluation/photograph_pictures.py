@@ -1,4 +1,4 @@
-"""What a run's network makes of photographs that somebody wants to see, for the report."""
+"""Photographs in the report, with what the run's network makes of them."""
 
 from metro_jax.checkpoints.runs import Run
 from metro_jax.evaluation import examples
