@@ -132,9 +132,10 @@ def _usable_memory(devices: Sequence[Any], chip: Chip | None) -> float:
 
 def _compiler_limit(device: Any) -> float:
   """What the TPU compiler says it has when a program asks for far too much."""
-  shape = jax.ShapeDtypeStruct((1, _TOO_MUCH), "float32")
+  here = jax.sharding.SingleDeviceSharding(device)
+  shape = jax.ShapeDtypeStruct((_TOO_MUCH,), "float32", sharding=here)
   try:
-    jax.pmap(lambda x: 2 * x, devices=[device]).lower(shape).compile()
+    jax.jit(lambda x: 2 * x).lower(shape).compile()
   except RuntimeError as error:
     found = _AVAILABLE.search(str(error))
     return float(found[1]) * _UNITS[found[2]] if found else 0.0
