@@ -75,36 +75,6 @@ def training(
   return _runner(trainer, size, step, compiled, seconds), trainer
 
 
-def plain_training(
-  config: ConfigDict, network: Network, start: state.TrainState
-) -> Trainer:
-  """The same step of one device under a plain `jit`, for comparison.
-
-  The axis of the devices is a `vmap` of size 1, whose sums are copies.
-  """
-  size = config.train.batch_size // jax.local_device_count()
-  step = programs.train_step(config, network, size)
-  leaves, structure = jax.tree.flatten(step.geometry)
-
-  def flat(state: Tree, batch: Tree, leaves: list[Any]) -> Tree:
-    geometry = jax.tree.unflatten(structure, leaves)
-    alone = jax.vmap(
-      lambda batch: step.function(state, batch, geometry),
-      out_axes=None,
-      axis_name=AXIS,
-      axis_size=1,
-    )
-    return alone(batch)
-
-  device = jax.local_devices()[0]
-  arguments = jax.device_put(
-    (start, _stacked(pictures.batch(config, size)), leaves), device
-  )
-  compiled = jax.jit(flat, donate_argnums=0).lower(*arguments).compile()
-  state_, batch, constants = arguments
-  return Trainer(lambda s, b: compiled(s, b, constants), state_, batch)
-
-
 def evaluating(config: ConfigDict, network: Network, start: state.TrainState) -> Runner:
   """The evaluation step over all devices."""
   size = config.eval.batch_size
@@ -154,10 +124,6 @@ def _runner(
   seconds: float,
 ) -> Runner:
   arguments = (step.state, step.batch, step.geometry)
-  found = products.of_step(step.function, AXIS, *arguments)
+  found = products.of(step.function, *arguments, axis=AXIS)
   flops = float(sum(product.flops for product in found))
   return Runner(run, size, flops, programs.memory_of(compiled).total, seconds)
-
-
-def _stacked(batch: Tree) -> Tree:
-  return jax.tree.map(lambda x: x[None], batch)
