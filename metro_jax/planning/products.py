@@ -55,17 +55,20 @@ def _up(size: int, tile: int) -> int:
   return -(-size // tile) * tile
 
 
-def of(function: Callable[..., Any], *arguments: Any, axis: str = "") -> list[Product]:
+def of(function: Callable[..., Any], *arguments: Any) -> list[Product]:
   """Traces a function and lists its products; computes nothing.
 
   Args:
     function: Of arrays or trees of arrays.
     arguments: Arrays or shapes.
-    axis: Name of the mapped axis that the function uses, if any; the products are
-      then those of one device.
   """
-  mapped = [(axis, 1)] if axis else None
-  return list(_walk(jax.make_jaxpr(function, axis_env=mapped)(*arguments).jaxpr, "", 1))
+  return list(_walk(jax.make_jaxpr(function)(*arguments).jaxpr, "", 1))
+
+
+def of_step(function: Callable[..., Any], axis: str, *arguments: Any) -> list[Product]:
+  """The same for a step that uses a mapped axis: those of one device."""
+  trace = jax.make_jaxpr(function, axis_env=[(axis, 1)])
+  return list(_walk(trace(*arguments).jaxpr, "", 1))
 
 
 def by_part(products: list[Product]) -> dict[str, float]:

@@ -132,8 +132,8 @@ def _usable_memory(devices: Sequence[Any], chip: Chip | None) -> float:
 
 def _compiler_limit(device: Any) -> float:
   """What the TPU compiler says it has when a program asks for far too much."""
-  here = jax.sharding.SingleDeviceSharding(device)
-  shape = jax.ShapeDtypeStruct((_TOO_MUCH,), "float32", sharding=here)
+  there = jax.sharding.SingleDeviceSharding(device)
+  shape = jax.ShapeDtypeStruct((_TOO_MUCH,), "float32", sharding=there)
   try:
     jax.jit(lambda x: 2 * x).lower(shape).compile()
   except RuntimeError as error:
