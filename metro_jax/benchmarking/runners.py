@@ -124,6 +124,6 @@ def _runner(
   seconds: float,
 ) -> Runner:
   arguments = (step.state, step.batch, step.geometry)
-  found = products.of(step.function, *arguments, axis=AXIS)
+  found = products.of_step(step.function, AXIS, *arguments)
   flops = float(sum(product.flops for product in found))
   return Runner(run, size, flops, programs.memory_of(compiled).total, seconds)

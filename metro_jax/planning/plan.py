@@ -181,7 +181,7 @@ def largest_batch(needed_bytes: dict[int, float], limit: float) -> int:
 
 def _step_plan(step: Step, program: Program, target: Target, examples: int) -> StepPlan:
   arguments = (step.state, step.batch, step.geometry)
-  found = products.of(step.function, *arguments, axis=AXIS)
+  found = products.of_step(step.function, AXIS, *arguments)
   flops = float(sum(product.flops for product in found))
   chip = target.chip
   tile = chip.product_tile if chip else 1

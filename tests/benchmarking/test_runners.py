@@ -13,7 +13,7 @@ def test_the_parts_have_the_steps_operations():
   size = config.train.batch_size // jax.local_device_count()
   step = programs.train_step(config, network, size)
   arguments = (step.state, step.batch, step.geometry)
-  whole = products.of(step.function, *arguments, axis="data")
+  whole = products.of_step(step.function, "data", *arguments)
   found = {
     part.name: sum(p.flops for p in products.of(part.function, *part.arguments))
     for part in parts.of(config, network, start)

@@ -75,7 +75,7 @@ def test_a_mapped_step_counts_one_device():
   def step(x, y):
     return jax.lax.pmean(x @ y, AXIS)
 
-  found = products.of(step, array(5, 7), array(7, 11), axis=AXIS)
+  found = products.of_step(step, AXIS, array(5, 7), array(7, 11))
   assert sum(product.flops for product in found) == 2 * 5 * 7 * 11
 
 
