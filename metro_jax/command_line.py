@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from metro_jax import compiled
+
 # glibc, malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (-1: never), M_TOP_PAD (bytes).
 _MALLOPT = {-4: 0, -1: -1, -2: 64 << 20}
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -32,6 +34,7 @@ def run(name: str, main: Callable[[list[str]], int | None]) -> None:
   """
   _print_everything()
   flags.DEFINE_bool("debug", False, "Print the traceback of any error.")
+  compiled.keep()
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:

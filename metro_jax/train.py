@@ -41,10 +41,12 @@ from metro_jax.evaluation import (
   validation,
 )
 from metro_jax.models import setup
+from metro_jax.planning import work
 from metro_jax.training import bad_batch, feature_maps, logs
 from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
+from metro_jax.training.goodput import Goodput, Work
 from metro_jax.training.logs import RunLog
 from metro_jax.training.metric_window import MetricWindow, NotFiniteError
 
@@ -229,13 +231,20 @@ def _loop(
   config, last, request = job.config, job.config.train.num_steps, job.request
   state, window = parallel.replicate(start.state), MetricWindow(config.data.train)
   step, stopped = start.step, False
+  clock = Goodput(logs.read_metrics(job.workdir) if job.team.is_first else ())
   if _is_pending(start, config):
-    checkpoints.add_metrics(step, _validate(job, state, step, log))
+    with clock.during("validation"):
+      missing = _validate(job, state, step, log)
+    checkpoints.add_metrics(step, missing)
   batches = _batches(job, start.step)
   rate, earlier = optimizers.schedule(config), restarts.earlier(config, start)
+  taken: Work | None = None
   for step in range(start.step + 1, last + 1):
-    batch = next(batches)
-    state, metrics = train_step(state, parallel.shard(batch))
+    with clock.during("input"):
+      batch = next(batches)
+    with clock.during("steps" if taken else "compiling"):
+      state, metrics = train_step(state, parallel.shard(batch))
+      taken = taken or work.of_training(config, job.network, batch)
     window.add(metrics)
     log.tick(step)
     request.hold()  # a restart would have to make this step again
@@ -244,16 +253,19 @@ def _loop(
     saving = validating or stopped or _due(step, config.train.checkpoint_every, last)
     if saving or _due(step, config.train.log_every, last):
       means = window.mean(step)  # never saves what is not finite
-      log.train(step, {**means, "learning_rate": float(rate(step - 1))})
+      means["learning_rate"] = float(rate(step - 1))
+      log.train(step, means | clock.values(), taken)
     errors = None
     if validating:
       try:
-        errors = _validate(job, state, step, log)
+        with clock.during("validation"):
+          errors = _validate(job, state, step, log)
       except Stopped:
         stopped = True  # the next start validates first
     if saving:
       position = pipeline.saved_position(step, job.splits.train, config)
-      checkpoints.save(state, step, position, errors, config.to_dict(), earlier)
+      with clock.during("saving"):
+        checkpoints.save(state, step, position, errors, config.to_dict(), earlier)
     if stopped:
       break
   return step, stopped

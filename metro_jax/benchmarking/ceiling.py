@@ -1,5 +1,6 @@
 """The fastest matrix products that a device does here and now."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ ENOUGH_S = 0.5  # a product that takes longer tells no more than a smaller one
 
 
 class Ceiling(NamedTuple):
-  """Operations a second of square products of this type, and the side that did best."""
+  """The operations a second of square products, and the side that did best."""
 
   flops: float
   side: int
@@ -31,7 +32,7 @@ def measure(dtype: str, budget_s: float) -> Ceiling:
   product = jax.jit(jnp.matmul)
   for side in SIDES:
     x = jax.device_put(jnp.ones((side, side), dtype) / side, device)
-    taken = timing.one(lambda x=x: product(x, x), budget_s)
+    taken = timing.one(functools.partial(product, x, x), budget_s)
     speed = 2 * side**3 / taken.seconds
     if speed > best.flops:
       best = Ceiling(speed, side, dtype)

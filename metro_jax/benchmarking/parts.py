@@ -4,6 +4,7 @@ The parts run alone, one device's share each: what a compiler fuses across them,
 what devices do while they wait for each other, shows in the difference to the step.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -198,23 +199,18 @@ def _update(config: ConfigDict, start: state.TrainState) -> Part:
   return Part("optimizer", run, (params, start.opt_state, params))
 
 
-def measure(parts: list[Part], budget_s: float) -> dict[str, tuple[Timing, float]]:
-  """Times every part; gives its seconds and its products' operations.
+def measure(part: Part, budget_s: float) -> tuple[Timing, float]:
+  """Times a part; returns its seconds and its products' operations.
 
   Args:
-    parts: See `of`.
-    budget_s: For each.
+    part: See `of`.
+    budget_s: How long to go on.
   """
-  found = {}
-  device = jax.local_devices()[0]
-  for part in parts:
-    arguments = jax.device_put(part.arguments, device)
-    compiled = jax.jit(part.function).lower(*arguments).compile()
-    taken = timing.one(lambda c=compiled, a=arguments: c(*a), budget_s)
-    flops = sum(p.flops for p in products.of(part.function, *arguments))
-    found[part.name] = (taken, float(flops))
-    del arguments
-  return found
+  arguments = jax.device_put(part.arguments, jax.local_devices()[0])
+  compiled = jax.jit(part.function).lower(*arguments).compile()
+  taken = timing.one(functools.partial(compiled, *arguments), budget_s)
+  flops = sum(p.flops for p in products.of(part.function, *arguments))
+  return taken, float(flops)
 
 
 def all_reduce(network: Network, start: state.TrainState, budget_s: float) -> Timing:

@@ -7,60 +7,67 @@ from typing import Any
 
 import jax
 
-from metro_jax.benchmarking.suite import Measured, Row
+from metro_jax.benchmarking.ceiling import Ceiling
+from metro_jax.benchmarking.suite import Row
 from metro_jax.benchmarking.timing import Timing
 
 GIB = 2**30
-BARS = {  # what the project asks for
-  "pmap_over_jit": (1.02, "at most"),
-  "step_beside_save_over_alone": (1.2, "at most"),
-  "input_over_original": (3.0, "at least"),
-}
 _HEAD = "| {} | images/s | ms | spread | memory | GFLOP/s | of the ceiling |{}"
+_TITLES = {"rows": "", "parts": "part of the training step"}
 
 
-def values(measured: Measured, setting: Mapping[str, Any]) -> dict[str, Any]:
-  """All results as plain values, fit for JSON.
+def values(ceiling: Ceiling, setting: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns results without rows yet, as plain values, fit for JSON.
 
   Args:
-    measured: By the suite.
-    setting: What was measured: config, batch sizes.
+    ceiling: The fastest matrix products.
+    setting: What is measured: config, batch sizes.
   """
-  found = {
+  return {
     "setting": dict(setting),
     "device": jax.local_devices()[0].device_kind,
     "devices": jax.local_device_count(),
     "jax": jax.__version__,
-    "ceiling": measured.ceiling._asdict(),
-    "rows": {row.name: _row_values(row, measured) for row in measured.rows},
-    "parts": {row.name: _row_values(row, measured) for row in measured.parts},
-    "ratios": _ratios(measured),
+    "ceiling": ceiling._asdict(),
+    "rows": {},
+    "parts": {},
   }
-  if measured.input is not None:
-    found["input_images_per_second_and_core"] = measured.input.per_core
-  if measured.saving is not None:
-    found["saving"] = {
-      "alone": measured.saving.alone._asdict(),
-      "beside": measured.saving.beside._asdict(),
-      "handing_over": measured.saving.handing_over._asdict(),
-      "saves": measured.saving.saves,
-    }
-  return found
 
 
-def _ratios(measured: Measured) -> dict[str, float]:
-  found = {}
-  if measured.pmap:
-    pmap, plain = measured.pmap["pmap"], measured.pmap["jit"]
-    found["pmap_over_jit"] = pmap.seconds / plain.seconds
-  if measured.saving is not None:
-    found["step_beside_save_over_alone"] = measured.saving.ratio
-  if measured.input is not None:
-    found["input_over_original"] = measured.input.ratio
-  return found
+def heading(found: Mapping[str, Any]) -> str:
+  """Returns what stands above the tables."""
+  top = found["ceiling"]
+  return (
+    f"{found['devices']} x {found['device']}, jax {found['jax']}\n"
+    f"matmul ceiling: {top['flops'] / 1e9:,.0f} GFLOP/s a device, {top['dtype']}, "
+    f"{top['side']} squared"
+  )
 
 
-def _row_values(row: Row, measured: Measured) -> dict[str, Any]:
+def add(found: dict[str, Any], row: Row, old: Mapping[str, Any] | None = None) -> str:
+  """Takes a row into the results; returns its line, in Markdown.
+
+  The first line of a table has its head above it.
+
+  Args:
+    found: What was measured so far; changed.
+    row: What was measured now.
+    old: The results of an earlier run, to compare with.
+  """
+  group = "parts" if row.is_part else "rows"
+  first, compared = not found[group], old is not None
+  found[group][row.name] = _row_values(row, found["ceiling"]["flops"])
+  if row.per_core:
+    found["input_images_per_second_and_core"] = row.per_core
+  past = (old or {}).get(group, {}).get(row.name)
+  line = _line(row.name, found[group][row.name], past, compared)
+  if not first:
+    return line
+  head = _HEAD.format(_TITLES[group], " before |" if compared else "")
+  return f"\n{head}\n{'|---' * (7 + compared)}|\n{line}"
+
+
+def _row_values(row: Row, ceiling_flops: float) -> dict[str, Any]:
   speed = row.flops / row.timing.seconds
   return {
     "images": row.examples,
@@ -69,39 +76,9 @@ def _row_values(row: Row, measured: Measured) -> dict[str, Any]:
     "memory_bytes": row.memory_bytes,
     "flops": row.flops,
     "flops_per_second": speed,
-    "share_of_ceiling": speed / measured.ceiling.flops,
+    "share_of_ceiling": speed / ceiling_flops,
     "compile_seconds": row.compile_seconds,
   }
-
-
-def text(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str:
-  """The tables of `values`, in Markdown.
-
-  Args:
-    found: What was measured.
-    old: The same of an earlier run, to compare with.
-  """
-  top = found["ceiling"]
-  before = "" if old is None else " before |"
-  lines = [
-    f"{found['devices']} x {found['device']}, jax {found['jax']}",
-    f"matmul ceiling: {top['flops'] / 1e9:,.0f} GFLOP/s a device, {top['dtype']}, "
-    f"{top['side']} squared",
-    "",
-  ]
-  for group, title in (("rows", ""), ("parts", "part of the training step")):
-    if not found[group]:
-      continue
-    rule = "|---" * (7 + (old is not None)) + "|"
-    lines += [_HEAD.format(title, before), rule]
-    past = (old or {}).get(group, {})
-    for name, row in found[group].items():
-      lines.append(_line(name, row, past.get(name), old is not None))
-    lines.append("")
-  lines += _sum_of_parts(found)
-  lines += [_ratio(name, value) for name, value in found["ratios"].items()]
-  lines += _extras(found)
-  return "\n".join(lines).rstrip()
 
 
 def _line(name: str, row: Mapping[str, Any], past: Any, comparing: bool) -> str:
@@ -122,42 +99,23 @@ def _line(name: str, row: Mapping[str, Any], past: Any, comparing: bool) -> str:
   return "| " + " | ".join(cells) + " |"
 
 
-def _sum_of_parts(found: Mapping[str, Any]) -> list[str]:
-  parts, whole = found["parts"], found["rows"].get("train step")
-  if not parts or whole is None:
-    return []
-  total = sum(part["seconds"]["seconds"] for part in parts.values())
-  step = whole["seconds"]["seconds"]
-  return [
-    f"parts together: {1e3 * total:,.2f} ms, {total / step:.0%} of the training step",
-    "",
-  ]
-
-
-def _ratio(name: str, value: float) -> str:
-  bar, side = BARS[name]
-  met = value <= bar if side == "at most" else value >= bar
-  said = "" if met else ", missed"
-  return f"{name.replace('_', ' ')}: {value:.3f} (bar: {side} {bar:g}{said})"
-
-
-def _extras(found: Mapping[str, Any]) -> list[str]:
+def closing(found: Mapping[str, Any]) -> str:
+  """Returns what stands below the tables."""
   lines = []
+  parts, whole = found["parts"], found["rows"].get("train step")
+  if parts and whole is not None:
+    total = sum(part["seconds"]["seconds"] for part in parts.values())
+    share = total / whole["seconds"]["seconds"]
+    text = f"parts together: {1e3 * total:,.2f} ms, {share:.0%} of the training step"
+    lines.append(text)
   if "input_images_per_second_and_core" in found:
     speed = found["input_images_per_second_and_core"]
     lines.append(f"input: {speed:,.0f} images/s a core, from JPEGs of 500 pixels")
-  if "saving" in found:
-    saving = found["saving"]
-    hand = saving["handing_over"]["seconds"]
-    lines.append(
-      f"saves: {saving['saves']}, {saving['beside']['repeats']} steps beside them; "
-      f"handing the state over takes {1e3 * hand:,.0f} ms"
-    )
-  return lines
+  return "\n".join(["", *lines]).rstrip()
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """An earlier run's results.
+  """Reads an earlier run's results.
 
   Raises:
     FileNotFoundError: If there is no such file.

@@ -78,34 +78,6 @@ def training(
   return _runner(trainer, size, step, compiled, seconds), trainer
 
 
-def plain_training(
-  config: ConfigDict, network: Network, start: state.TrainState
-) -> Trainer:
-  """The same step of one device under a plain `jit`, for comparison.
-
-  The axis of the devices is a `vmap` of size 1, whose sums are copies.
-  """
-  size = config.train.batch_size // jax.local_device_count()
-  step = programs.train_step(config, network, size)
-
-  def alone(state: Tree, batch: Tree, geometry: Tree) -> Tree:
-    mapped = jax.vmap(
-      lambda batch: step.function(state, batch, geometry),
-      out_axes=None,
-      axis_name=AXIS,
-      axis_size=1,
-    )
-    return mapped(batch)
-
-  device = jax.local_devices()[0]
-  arguments = jax.device_put(
-    (start, _stacked(pictures.batch(config, size)), step.geometry), device
-  )
-  compiled = jax.jit(alone, donate_argnums=0).lower(*arguments).compile()
-  state_, batch, constants = arguments
-  return Trainer(lambda s, b: compiled(s, b, constants), state_, batch)
-
-
 def evaluating(config: ConfigDict, network: Network, start: state.TrainState) -> Runner:
   """The evaluation step over all devices."""
   size = config.eval.batch_size
@@ -159,7 +131,3 @@ def _runner(
   found = products.of_step(step.function, AXIS, *arguments)
   flops = float(sum(product.flops for product in found))
   return Runner(run, size, flops, programs.memory_of(compiled).total, seconds)
-
-
-def _stacked(batch: Tree) -> Tree:
-  return jax.tree.map(lambda x: x[None], batch)

@@ -50,16 +50,6 @@ def crop_to_pixels(
   return points_crop * half + center_px[..., None, :]
 
 
-def pixels_to_crop(
-  points_px: Float[Array, "*b n 2"],
-  center_px: Float[Array, "*c 2"],
-  box_px: Float[Array, "*c"],
-) -> Float[Array, "*b n 2"]:
-  """The inverse of `crop_to_pixels`."""
-  half = box_px[..., None, None] / 2
-  return (points_px - center_px[..., None, :]) / half
-
-
 def perspective_translation(
   camera: Float[Array, "*b 3"],
   center_px: Float[Array, "*b 2"],

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
 
 from metro_jax.checkpoints import runs
@@ -14,7 +15,7 @@ from metro_jax.cluster import consistency
 from metro_jax.evaluation import metrics, protocols
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
-from metro_jax.training import logs
+from metro_jax.training import goodput, logs
 
 FILE = "report.html"
 LOSS_TERMS = {
@@ -62,7 +63,7 @@ def write(
     photographs=photographs,
     pictures=pictures,
     charts=curves(lines, assessment.baseline.means_mm),
-    facts={**facts, **_measured(lines), **_circumstances()},
+    facts={**facts, **_measured(lines), **_use(lines), **_circumstances()},
     config_text=settings(config),
   )
   path = workdir / FILE
@@ -112,8 +113,14 @@ def curves(
     charts.Chart("Training loss", "L1 loss", _curves(train, LOSS_TERMS), log=True),
     charts.Chart("Validation error", "mm", _curves(validation, titles), levels),
     charts.Chart("Training speed", "images/s", _curves(train, speed)),
+    *_learning_rate(train),
     *_by_dataset(train),
   ]
+
+
+def _learning_rate(lines: Sequence[Mapping]) -> list[charts.Chart]:
+  found = _curves(lines, {"learning_rate": "learning rate"})
+  return [charts.Chart("Learning rate", "", found)] if found else []
 
 
 def _by_dataset(lines: Sequence[Mapping]) -> list[charts.Chart]:
@@ -150,6 +157,25 @@ def _measured(lines: Sequence[Mapping]) -> dict[str, str]:
   if not rates:
     return {}
   return {"Training speed": f"{np.median(rates):,.1f} images/s (median)"}
+
+
+def _use(lines: Sequence[Mapping]) -> dict[str, str]:
+  """Says how well the devices and the time were used, as far as it was logged."""
+  found = {}
+  train = _group(lines, "train")
+  speeds = [line["flops_per_second"] for line in train if "flops_per_second" in line]
+  shares = [line["share_of_peak"] for line in train if "share_of_peak" in line]
+  if speeds:
+    text = f"{goodput.flops_text(float(np.median(speeds)))} (median)"
+    if shares:
+      text += f", {np.median(shares):.0%} of the devices' peak"
+    found["Matrix products"] = text
+  seconds, _ = goodput.spent(lines)
+  if total := sum(seconds.values()):
+    split = ", ".join(f"{kind} {s / total:.0%}" for kind, s in seconds.items())
+    text = tqdm.tqdm.format_interval(total)
+    found["Wall time since the first step"] = f"{text}: {split}"
+  return found
 
 
 def _circumstances() -> dict[str, str]:

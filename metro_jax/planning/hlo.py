@@ -25,7 +25,7 @@ _BITS = re.compile(r"\d+")
 class Collectives(NamedTuple):
   """Exchanges of one kind: how many, and bytes a device puts in or gets out."""
 
-  count: int
+  count: int  # type: ignore[assignment]  # the --json file says it so; hides tuple's
   bytes: float
 
 

@@ -220,6 +220,8 @@ def bytes_of(tree: Tree) -> float:
 def memory_of(compiled: jax.stages.Compiled) -> Memory:
   """What a compiled program takes of one device's memory."""
   stats = compiled.memory_analysis()
+  if stats is None:
+    raise RuntimeError("expected the compiler's figures of memory, got none")
   return Memory(
     arguments=float(stats.argument_size_in_bytes),
     outputs=max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0.0),
@@ -238,7 +240,7 @@ def _described(compiled: jax.stages.Compiled, seconds: float, exact: bool) -> Pr
     needed_bytes=memory.total,
     flops=_count(costs, "flops"),
     bytes_moved=_count(costs, "bytes accessed"),
-    text=compiled.as_text(),
+    text=compiled.as_text() or "",
     seconds=seconds,
     exact=exact,
   )

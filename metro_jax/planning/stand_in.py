@@ -39,8 +39,9 @@ def build(config: ConfigDict) -> Found:
   except FileNotFoundError:
     pass
   is_hand = config.body.model == "mano"
-  body, levels = (_hand, _hand_levels) if is_hand else (_body, humanoid.load_levels)
-  body, levels = body(), mesh_levels.choose(levels(), tuple(config.body.levels))
+  body = _hand() if is_hand else _body()
+  all_levels = _hand_levels() if is_hand else humanoid.load_levels()
+  levels = mesh_levels.choose(all_levels, tuple(config.body.levels))
   network = Network(
     model=metro.build(config, levels),
     body=body,

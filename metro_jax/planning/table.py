@@ -98,12 +98,12 @@ def fit(step: StepPlan, limit: float) -> str:
 
 def _speed(plan: Plan, examples: int) -> list[str]:
   bounds, speed = plan.train.bounds, plan.images_per_second
-  if bounds is None:
+  chip = plan.target.chip
+  if bounds is None or chip is None:
     return ["speed: no bound; no peaks of this device are published here"] * plan.fits
-  name, source = plan.target.chip.name, plan.target.chip.source
   lines = [
     f"speed: at most {speed:,.0f} images/s, {speed / plan.target.hosts:,.0f} a host, "
-    f"limited by its {bounds.limit} (peaks of {name}: {source})"
+    f"limited by its {bounds.limit} (peaks of {chip.name}: {chip.source})"
   ]
   if examples:
     hours = examples / speed / 3600

@@ -96,7 +96,7 @@ def write_npz(
   if taken:
     raise ValueError(f"write_npz: extra arrays must have other names than {taken}")
   with files.replacing(path) as partial, partial.open("wb") as file:
-    np.savez_compressed(file, **arrays, **(extra or {}))
+    np.savez_compressed(file, allow_pickle=False, **arrays, **(extra or {}))
 
 
 def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
@@ -107,5 +107,7 @@ def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
 def _export(path, mesh: trimesh.Trimesh, kind: str, **options) -> None:
   """Writes a scene in one of trimesh's formats."""
   data = mesh.export(file_type=kind, **options)
+  if isinstance(data, dict):
+    raise TypeError(f"{path}: expected {kind} as text or bytes, got a dictionary")
   with files.replacing(path) as partial:
     partial.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -12,6 +12,8 @@ import tqdm
 from jaxtyping import UInt8
 
 from metro_jax import files
+from metro_jax.training import goodput
+from metro_jax.training.goodput import Work
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -81,14 +83,21 @@ class RunLog:
     self._bar.update(step - self._step)
     self._step = step
 
-  def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Logs averaged training metrics together with the rate since the last call."""
+  def train(
+    self, step: int, metrics: Mapping[str, float], work: Work | None = None
+  ) -> None:
+    """Logs averaged training metrics together with the speed since the last call."""
     now, (then, last_step) = time.perf_counter(), self._mark
     rate = (step - last_step) * self._batch_size / max(now - then, 1e-9)
     self._mark = (now, step)
-    self.scalars(step, "train", {**metrics, "images_per_second": rate})
+    metrics = {
+      **metrics,
+      "images_per_second": rate,
+      **(work.speed(rate) if work else {}),
+    }
+    self.scalars(step, "train", metrics)
     left_s = (self._num_steps - step) * self._batch_size / max(rate, 1e-9)
-    text = f"loss {metrics['loss']:.4f}, {rate:.1f} images/s"
+    text = _live(metrics)
     if self._bar.disable:
       left = tqdm.tqdm.format_interval(left_s)
       self.say(f"step {step}/{self._num_steps}: {text}, {left} left")
@@ -105,9 +114,10 @@ class RunLog:
     self._mark = (then + time.perf_counter() - self._paused_at, step)
 
   def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-    """Writes one JSON line and one TensorBoard point a value."""
+    """Writes one JSON line, with the time, and one TensorBoard point a value."""
     numbers = {name: float(value) for name, value in values.items()}
-    self._lines.write(json.dumps({"step": step, "group": group, **numbers}) + "\n")
+    line = {"step": step, "group": group, "time": round(time.time(), 3), **numbers}
+    self._lines.write(json.dumps(line) + "\n")
     for name, value in numbers.items():
       self._board.add_scalar(f"{group}/{name}", value, step)
 
@@ -133,6 +143,20 @@ def _drop_after(file: pathlib.Path, step: int, validated: bool) -> None:
   kept = [line for line in read_metrics(file.parent) if is_kept(line)]
   with files.replacing(file) as partial:
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _live(metrics: Mapping[str, float]) -> str:
+  """Returns what the live line says of a step's metrics."""
+  text = f"loss {metrics['loss']:.4f}, {metrics['images_per_second']:.1f} images/s"
+  if "learning_rate" in metrics:
+    text += f", learning rate {metrics['learning_rate']:.2g}"
+  if "flops_per_second" in metrics:
+    text += f", {goodput.flops_text(metrics['flops_per_second'])}"
+  if "share_of_peak" in metrics:
+    text += f" ({metrics['share_of_peak']:.0%} of the peak)"
+  if "goodput" in metrics:
+    text += f", {metrics['goodput']:.0%} of the time in steps"
+  return text
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

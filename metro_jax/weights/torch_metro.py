@@ -7,7 +7,6 @@ Source: released code, metro/modeling/bert; its ResNet sits in a Sequential, who
   HRNet keeps its own names.
 """
 
-import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -201,24 +200,6 @@ def _unused_bert(
   yield f"{embeddings}.LayerNorm.bias", (width,)
   yield f"{prefix}.pooler.dense.weight", (width, width)
   yield f"{prefix}.pooler.dense.bias", (width,)
-
-
-def ignored_counts(variables: Variables) -> dict[str, int]:
-  """Parameters that METRO counts and never uses, without the counters.
-
-  Args:
-    variables: The network's collections: arrays, or shapes from `jax.eval_shape`.
-
-  Returns:
-    For "encoder" and "backbone", with the sum as "total"; they complete those of
-    `metro.parameter_counts` to the numbers of the released code.
-  """
-  counts = {"backbone": 0, "encoder": 0}
-  for key, shape in ignored_shapes(variables).items():
-    if not key.endswith(_BATCHES):
-      module = "backbone" if key.startswith("backbone.") else "encoder"
-      counts[module] += math.prod(shape)
-  return {**counts, "total": sum(counts.values())}
 
 
 def fit(shapes: Mapping[str, Shape], variables: Variables) -> Fit:

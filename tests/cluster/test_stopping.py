@@ -310,7 +310,8 @@ def logged(workdir: pathlib.Path) -> list[dict]:
   """The logged numbers, without those that depend on the machine."""
   text = (workdir / "metrics.jsonl").read_text()
   found = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in x.items() if k != "images_per_second"} for x in found]
+  timed = ("time", "images_per_second", "flops_per_second", "goodput", "seconds/")
+  return [{k: v for k, v in x.items() if not k.startswith(timed)} for x in found]
 
 
 # Where the request comes: the call, by its number since the start, and the last step

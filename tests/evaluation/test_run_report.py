@@ -1,3 +1,4 @@
+import html
 import json
 import math
 
@@ -7,7 +8,7 @@ from metro_jax import config as base
 from metro_jax.evaluation import protocols, run_report
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.evaluator import Results
-from metro_jax.training import logs
+from metro_jax.training import goodput, logs
 
 LINES = [
   {
@@ -62,6 +63,26 @@ def test_a_mixtures_datasets_have_curves_of_their_own():
   assert list(loss.curves[0].values) == [3.0, 2.0]
   assert list(loss.curves[1].steps) == [20]
   assert [curve.label for curve in error.curves] == ["b/train"]
+
+
+def test_the_report_says_how_time_and_devices_were_used(tmp_path):
+  spent = dict.fromkeys(goodput.KINDS, 0.0) | {"steps": 45.0, "restarts": 5.0}
+  lines = [
+    LINES[0] | {"learning_rate": 1e-3, "flops_per_second": 2e12, "share_of_peak": 0.25},
+    LINES[1] | {"learning_rate": 1e-4, "flops_per_second": 4e12, "share_of_peak": 0.5},
+    LINES[2] | {"time": 1010.0},
+  ]
+  lines[1] |= {"time": 1000.0, **{f"seconds/{k}": s for k, s in spent.items()}}
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (tmp_path / logs.METRICS_FILE).write_text(text)
+  path = run_report.write(tmp_path, base.get_config(), assessment(), [], 20, {})
+  page = path.read_text()
+  assert "3 TFLOP/s (median), 38% of the devices' peak" in html.unescape(page)
+  # The validation that came last took the ten seconds to its own line.
+  assert "01:00: steps 75%, input 0%, validation 17%, saving 0%" in page
+  charts = run_report.curves(lines, assessment().baseline.means_mm)
+  (rate,) = (chart for chart in charts if chart.title == "Learning rate")
+  assert list(rate.curves[0].values) == [1e-3, 1e-4]
 
 
 def test_the_report_says_errors_protocol_facts_and_config(tmp_path):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metro_jax.benchmarking import runners, saving
+from metro_jax.benchmarking import runners
 from metro_jax.checkpoints.checkpoint import Checkpoints
+from tests.benchmarks import saving
 
 
 def test_saves_are_real_and_steps_go_on_beside_them(monkeypatch):

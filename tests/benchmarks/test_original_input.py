@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from metro_jax import config as base
-from metro_jax.benchmarking import original_input, pictures
+from metro_jax.benchmarking import pictures
 from metro_jax.data import augment, schema
+from tests.benchmarks import original_input
 from tests.fixtures.augmented import apply, augment_pose
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
