@@ -17,9 +17,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from metro_jax import command_line, outputs
+from metro_jax import command_line, folders, outputs
 from metro_jax import config as base
-from metro_jax.checkpoints import bucket, orbax_folder, runs
+from metro_jax.checkpoints import bucket, runs
 from metro_jax.checkpoints.checkpoint import Checkpoints
 from metro_jax.checkpoints.run_lock import RunLock
 from metro_jax.models import setup
@@ -57,7 +57,7 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
   base.validate(config)
   config = config.copy_and_resolve_references()
   config.train.init_from = source  # tables say whose weights these are
-  made = orbax_folder.as_folder(workdir)
+  made = folders.as_folder(workdir)
   checkpoints_folder = made / runs.CHECKPOINT_FOLDER
   if (made / runs.CONFIG_FILE).exists() or checkpoints_folder.exists():
     raise ValueError(f"--output: expected a folder without a run, got {made}")
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
   if ways.count(True) != 1 or (FLAGS.workdir and (FLAGS.config or FLAGS.input)):
     raise ValueError("expected either --config and --input, or --workdir")
   if FLAGS.workdir:
-    if orbax_folder.is_address(FLAGS.output):
+    if folders.is_address(FLAGS.output):
       raise ValueError(f"--output: expected a file here, got {FLAGS.output}")
     bucket.expect_usable(FLAGS.workdir, writes=False)
     which = runs.parse_checkpoint(FLAGS.checkpoint)

@@ -29,8 +29,8 @@ import numpy as np
 import safetensors.numpy
 from absl import flags
 
-from metro_jax import command_line, files, outputs
-from metro_jax.checkpoints import bucket, orbax_folder, patience, runs
+from metro_jax import command_line, files, folders, outputs
+from metro_jax.checkpoints import bucket, patience, runs
 from metro_jax.evaluation import assessment, metrics
 from metro_jax.exporting import run_exported
 from metro_jax.inference import forward_pass
@@ -257,10 +257,10 @@ def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
 
 def measured_mm(workdir: str | os.PathLike[str]) -> tuple[dict[str, float], int | None]:
   """The run's own errors on its test split, and of which step; perhaps nothing."""
-  path = orbax_folder.as_folder(workdir) / assessment.FOLDER / "test.json"
+  path = folders.as_folder(workdir) / assessment.FOLDER / "test.json"
   try:
-    text = patience.patiently(str(path), path.read_text, orbax_folder.MISSING)
-  except orbax_folder.MISSING:
+    text = patience.patiently(str(path), path.read_text, folders.MISSING)
+  except folders.MISSING:
     return {}, None
   stored = json.loads(text)
   errors = {name: stored[name] for name in metrics.NAMES if stored[name] is not None}

@@ -9,9 +9,10 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "text_files", "outputs", "untrusted", "body", "rendering", "data", "models",
-  "config_checks", "config", "weights", "cluster", "checkpoints", "inference",
-  "training", "evaluation", "exporting", "planning", "benchmarking", "asset_builds",
+  "files", "folders", "versions", "text_files", "outputs", "untrusted", "body",
+  "rendering", "data", "models", "config_checks", "config", "weights", "cluster",
+  "checkpoints", "inference", "training", "evaluation", "exporting", "planning",
+  "benchmarking", "asset_builds",
 )  # fmt: skip
 COMMANDS = len(ROOMS)
 
@@ -60,6 +61,19 @@ def test_importing_the_package_loads_neither_tensorflow_nor_torch():
   loaded = loaded_after("import metro_jax, metro_jax.train, metro_jax.predict")
   assert "jax" in loaded
   assert not loaded & {"tensorflow", "torch"}
+
+
+def test_prediction_loads_nothing_that_only_training_needs():
+  loaded = loaded_after("import metro_jax.predict, metro_jax.inference.people")
+  assert "flax" in loaded
+  assert not loaded & {"optax", "tensorboardX", "grain", "orbax", "trimesh"}
+  assert not {name for name in loaded if name.startswith("metro_jax.training")}
+
+
+def test_export_loads_no_training():
+  loaded = loaded_after("import metro_jax.export")
+  assert not loaded & {"optax", "tensorboardX"}
+  assert not {name for name in loaded if name.startswith("metro_jax.training")}
 
 
 def test_processes_that_read_datasets_load_no_jax():

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import logging
 
-from metro_jax import files
-from metro_jax.checkpoints import orbax_folder, patience
-from metro_jax.checkpoints.orbax_folder import Folder
+from metro_jax import files, folders
+from metro_jax.checkpoints import patience
+from metro_jax.folders import Folder
 from metro_jax.text_files import one_line
 
 EXTRA = "pip install 'metro_jax[gcs]'"
@@ -37,7 +37,7 @@ def expect_usable(address: str, writes: bool = True) -> None:
     ValueError: If it is not an address that is understood.
     OSError: If packages are missing, or the bucket or what one may do in it is.
   """
-  if not orbax_folder.is_address(address):
+  if not folders.is_address(address):
     return
   scheme, _, rest = address.partition("://")
   name, _, folder = rest.partition("/")
@@ -88,9 +88,9 @@ class RunFolder:
     must_arrive: bool = True,
     may_copy: Callable[[], bool] = lambda: True,
   ):
-    away = orbax_folder.is_address(address)
+    away = folders.is_address(address)
     self.local = files.expand_home(tempfile.gettempdir() if away else address)
-    self.address = orbax_folder.as_folder(address) if away else self.local
+    self.address = folders.as_folder(address) if away else self.local
     self._copies = away and here
     self._fetched, self._must_arrive = fetched, must_arrive
     self._may_copy = may_copy
@@ -185,8 +185,8 @@ class RunFolder:
 
 def _finished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """The files below a folder that nobody writes any more."""
-  for inside, folders, names in os.walk(folder):
-    folders[:] = [name for name in folders if not name.endswith(".partial")]
+  for inside, below, names in os.walk(folder):
+    below[:] = [name for name in below if not name.endswith(".partial")]
     for name in names:
       if not name.endswith(".partial"):
         yield pathlib.Path(inside, name)

@@ -23,10 +23,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
+from metro_jax import folders, versions
 from metro_jax.checkpoints import manifest, orbax_folder, patience
 from metro_jax.checkpoints.manifest import ArchitectureError as ArchitectureError
-from metro_jax.checkpoints.orbax_folder import Folder, Restored
-from metro_jax.cluster import consistency
+from metro_jax.checkpoints.orbax_folder import Restored
+from metro_jax.folders import Folder
 from metro_jax.text_files import one_line
 
 Tree = Any  # a pytree of arrays
@@ -55,7 +56,7 @@ class Checkpoints:
     keep_best: int = 1,
     before_save: Callable[[], None] | None = None,
   ):
-    self._folder = orbax_folder.as_folder(folder)
+    self._folder = folders.as_folder(folder)
     self._before_save = before_save or (lambda: None)
     self._keep = orbax_folder.Keep(self._folder, keep_best)
     try:
@@ -120,7 +121,7 @@ class Checkpoints:
       "metrics": metrics,
       "config": config,
       "earlier": list(earlier),
-      "versions": consistency.versions(),
+      "versions": versions.installed(),
     }
     self._saving = self._thread.submit(self._write, manifest.flatten(state), step, meta)
 
@@ -258,10 +259,10 @@ def restore_variables(
     ValueError: If it is damaged and no other can stand in.
     UnreadableError: If it cannot be read now.
   """
-  folder = orbax_folder.as_folder(folder)
+  folder = folders.as_folder(folder)
   try:
     steps = sorted(orbax_folder.list_steps(folder), reverse=True)
-  except orbax_folder.MISSING as error:
+  except folders.MISSING as error:
     raise FileNotFoundError(f"checkpoints: expected a folder, got {folder}") from error
   if not steps:
     raise FileNotFoundError(f"checkpoints: expected some in {folder}, found none")

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from metro_jax.checkpoints import checkpoint, embedded, orbax_folder, runs
-from metro_jax.checkpoints.orbax_folder import Folder
+from metro_jax import folders
+from metro_jax.checkpoints import checkpoint, embedded, runs
+from metro_jax.folders import Folder
 from metro_jax.models.setup import Network
 from metro_jax.weights import blazepose, imagenet, weight_files
 from metro_jax.weights.weight_files import Loaded
@@ -23,7 +24,7 @@ def expect_there(config: ConfigDict, workdir: Folder) -> None:
   Raises:
     FileNotFoundError, OSError, ValueError: As `weight_files.locate`.
   """
-  checkpoints = orbax_folder.as_folder(workdir) / runs.CHECKPOINT_FOLDER
+  checkpoints = folders.as_folder(workdir) / runs.CHECKPOINT_FOLDER
   in_package = config.model.backbone_weights == blazepose.EMBEDDED
   of_backbone = "" if in_package else config.model.backbone_weights
   source = config.train.init_from or of_backbone
@@ -67,6 +68,6 @@ def _read(
     return Loaded(embedded.load_variables(network, like), 0, source)
   if not runs.is_run(source):
     return weight_files.load_metro(source, like)
-  folder = orbax_folder.as_folder(source) / runs.CHECKPOINT_FOLDER
+  folder = folders.as_folder(source) / runs.CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, "best", like)
   return Loaded(restored.tree, 0, f"{source}, step {restored.step}")

@@ -7,33 +7,30 @@ of a checkpoint, is met with patience, and then raised.
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from flax import traverse_util
 
 from metro_jax import files
 from metro_jax.checkpoints import manifest, patience
+from metro_jax.folders import MISSING, Folder
 
 Tree = Any  # a pytree of arrays
-Folder: TypeAlias = pathlib.Path | epath.Path  # the latter of a bucket
 BEST_METRIC = "pa_mpjpe_mm"
 COMMIT_FILE = "commit_success.txt"  # written last where nothing can be renamed
 META_FILE = "metadata"
 LATE_READS_S = 0.2  # how long reads may go on after one of them failed
 # What tensorstore's texts begin with where bytes are there but wrong, or not there.
 DAMAGE_CODES = ("DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION")
-MISSING = (FileNotFoundError, NotADirectoryError)
 PARSE_ERRORS = (json.JSONDecodeError, UnicodeDecodeError, KeyError)
 STEP_NAME = re.compile(r"0|[1-9]\d*")
 NO_SUCH_FILE = "2"  # ENOENT, as tensorstore quotes the system
@@ -53,18 +50,6 @@ class Restored(NamedTuple):
   step: int
   pipeline: Any
   meta: dict[str, Any]
-
-
-def is_address(path: str | Folder) -> bool:
-  """Whether it names a bucket's folder rather than one of this machine."""
-  return "://" in os.fspath(path)
-
-
-def as_folder(folder: str | Folder) -> Any:
-  """An absolute path of this machine, or a bucket's such as "gs://bucket/run"."""
-  if is_address(folder):
-    return epath.Path(folder)
-  return pathlib.Path(folder).expanduser().absolute()
 
 
 def list_steps(folder: Folder) -> list[int]:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from metro_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
-from metro_jax.checkpoints.orbax_folder import Folder
 from metro_jax.cluster import parallel
 from metro_jax.cluster.process_group import ProcessGroup
+from metro_jax.folders import Folder
 
 Tree = Any  # a pytree of arrays
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from metro_jax import files
-from metro_jax.checkpoints import orbax_folder, patience
-from metro_jax.checkpoints.orbax_folder import Folder
+from metro_jax import files, folders
+from metro_jax.checkpoints import patience
+from metro_jax.folders import Folder
 
 FILE = "train.lock"
 BEAT_S = 10.0  # between two renewals
@@ -62,7 +62,7 @@ class RunLock:
   """
 
   def __init__(self, workdir: str | Folder, here: bool = True):
-    self._workdir = orbax_folder.as_folder(workdir)
+    self._workdir = folders.as_folder(workdir)
     self._here, self._lost = here, False
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
@@ -71,7 +71,7 @@ class RunLock:
 
   def __enter__(self) -> "RunLock":
     if self._here:
-      away = orbax_folder.is_address(self._workdir)
+      away = folders.is_address(self._workdir)
       self._store = (_Object if away else _File)(self._workdir, self._record.machine)
       try:
         self._wait_for_silence()

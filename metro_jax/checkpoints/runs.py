@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from metro_jax import config as base
-from metro_jax import files
-from metro_jax.checkpoints import checkpoint, embedded, orbax_folder, origin, patience
+from metro_jax import files, folders
+from metro_jax.checkpoints import embedded, origin, patience
 from metro_jax.models import setup
 from metro_jax.text_files import one_line
 
@@ -65,8 +65,8 @@ def load_config(
   """
   path = _folder(workdir) / CONFIG_FILE
   try:
-    text = patience.patiently(str(path), path.read_text, orbax_folder.MISSING)
-  except orbax_folder.MISSING as error:
+    text = patience.patiently(str(path), path.read_text, folders.MISSING)
+  except folders.MISSING as error:
     raise FileNotFoundError(
       f"workdir {workdir}: expected a training run with a {CONFIG_FILE}, found none"
     ) from error
@@ -129,11 +129,9 @@ def with_settings(
   return config
 
 
-def _folder(workdir: str | os.PathLike[str]) -> orbax_folder.Folder:
+def _folder(workdir: str | os.PathLike[str]) -> folders.Folder:
   """Where a run's files are; `embedded` is the package's own."""
-  return (
-    embedded.FOLDER if workdir == embedded.NAME else orbax_folder.as_folder(workdir)
-  )
+  return embedded.FOLDER if workdir == embedded.NAME else folders.as_folder(workdir)
 
 
 def is_run(source: str | os.PathLike[str]) -> bool:
@@ -169,7 +167,10 @@ def load(
     training = origin.training_of(load_config(workdir), step)
     variables = embedded.load_variables(network)
     return Run(config, network, variables, step, training=training)
-  folder = orbax_folder.as_folder(workdir) / CHECKPOINT_FOLDER
+  # Orbax takes a second to import, and the package's own network has no use for it.
+  from metro_jax.checkpoints import checkpoint
+
+  folder = folders.as_folder(workdir) / CHECKPOINT_FOLDER
   restored = checkpoint.restore_variables(folder, which, averaged=averaged)
   config = trained_with(config, restored.meta["config"])
   training = origin.training_of(config, restored.step)

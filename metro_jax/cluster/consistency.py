@@ -1,7 +1,6 @@
 """What all processes of a run must have in common, by name, to be compared."""
 
 import hashlib
-import importlib.metadata
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +11,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import metro_jax
+from metro_jax import versions
 from metro_jax.data import datasets
 from metro_jax.data.pipeline import Source
 
-PACKAGES = ("metro_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 ROWS = 64  # of each split whose labels are compared
 OWN_PATHS = (
   "data.data_dir",
@@ -31,7 +30,7 @@ def setup(config: ConfigDict) -> dict[str, Any]:
   devices = jax.local_devices()
   return {
     **settings,
-    **{f"version of {name}": value for name, value in versions().items()},
+    **{f"version of {name}": value for name, value in versions.installed().items()},
     "code of metro_jax": code_hash(),
     "devices": f"{len(devices)} {devices[0].device_kind}",
   }
@@ -71,14 +70,3 @@ def code_hash(root: pathlib.Path | None = None) -> str:
     digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
     digest.update(content)
   return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-  """Returns those of the packages that a result depends on, by name."""
-  found = {}
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
-  return found

@@ -10,8 +10,8 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from metro_jax import versions
 from metro_jax.checkpoints import runs
-from metro_jax.cluster import consistency
 from metro_jax.evaluation import metrics, protocols
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.rendering import charts, report
@@ -188,4 +188,4 @@ def _circumstances() -> dict[str, str]:
     "Finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
   }
-  return {**found, **consistency.versions()}
+  return {**found, **versions.installed()}

@@ -8,12 +8,15 @@ a person who faced the camera faces the viewer.
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import trimesh
 from jaxtyping import Float, Int
 
 from metro_jax import files
+
+if TYPE_CHECKING:
+  import trimesh
 
 SKIN_RGBA = (168, 196, 235, 255)
 Y_UP = np.array([1.0, -1.0, -1.0], np.float32)
@@ -99,12 +102,14 @@ def write_npz(
     np.savez_compressed(file, allow_pickle=False, **arrays, **(extra or {}))
 
 
-def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
+def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> "trimesh.Trimesh":
+  import trimesh  # slow to import, and the Python API may never write a file
+
   color = np.tile(np.array(SKIN_RGBA, np.uint8), (len(vertices_m), 1))
   return trimesh.Trimesh(to_y_up(vertices_m), faces, vertex_colors=color, process=False)
 
 
-def _export(path, mesh: trimesh.Trimesh, kind: str, **options) -> None:
+def _export(path, mesh: Any, kind: str, **options) -> None:
   """Writes a scene in one of trimesh's formats."""
   data = mesh.export(file_type=kind, **options)
   if isinstance(data, dict):

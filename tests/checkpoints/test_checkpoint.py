@@ -16,7 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from metro_jax.checkpoints import checkpoint, manifest, orbax_folder
+from metro_jax import folders
+from metro_jax.checkpoints import checkpoint, manifest
 from metro_jax.training.state import TrainState
 
 PIPELINE = {"step": 7, "seed": 0}
@@ -352,8 +353,8 @@ def test_killed_at_thirty_moments_it_goes_on_every_time(tmp_path):
 
 def test_a_folder_is_absolute_and_a_buckets_address_stays_whole(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  assert orbax_folder.as_folder("a/b") == tmp_path / "a" / "b"
-  bucket = orbax_folder.as_folder("gs://bucket/run") / "checkpoints"
+  assert folders.as_folder("a/b") == tmp_path / "a" / "b"
+  bucket = folders.as_folder("gs://bucket/run") / "checkpoints"
   assert str(bucket) == "gs://bucket/run/checkpoints"
 
 
