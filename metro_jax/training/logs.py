@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 
 from metro_jax import files
 from metro_jax.training import goodput
-from metro_jax.training.goodput import Work
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -36,7 +35,12 @@ class RunLog:
     num_steps: Of the run.
     batch_size: Of the run, for rates.
     validated: Whether the restored step was validated; if not its lines go, too.
+
+  Attributes:
+    work: What training takes of the devices, as soon as it is known.
   """
+
+  work = goodput.UNKNOWN
 
   def __init__(
     self,
@@ -82,9 +86,7 @@ class RunLog:
     self._bar.update(step - self._step)
     self._step = step
 
-  def train(
-    self, step: int, metrics: Mapping[str, float], work: Work | None = None
-  ) -> None:
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs averaged training metrics together with the speed since the last call."""
     now, (then, last_step) = time.perf_counter(), self._mark
     rate = (step - last_step) * self._batch_size / max(now - then, 1e-9)
@@ -92,7 +94,7 @@ class RunLog:
     metrics = {
       **metrics,
       "images_per_second": rate,
-      **(work.speed(rate) if work else {}),
+      **self.work.speed(rate),
     }
     self.scalars(step, "train", metrics)
     left_s = (self._num_steps - step) * self._batch_size / max(rate, 1e-9)
@@ -162,9 +164,7 @@ class NoLog(RunLog):
   def tick(self, step: int) -> None:
     """Does nothing."""
 
-  def train(
-    self, step: int, metrics: Mapping[str, float], work: Work | None = None
-  ) -> None:
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Does nothing."""
 
   def pause(self) -> None:
