@@ -46,7 +46,7 @@ from metro_jax.training import bad_batch, feature_maps, logs
 from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
-from metro_jax.training.goodput import Goodput, Work
+from metro_jax.training.goodput import Goodput
 from metro_jax.training.logs import RunLog
 from metro_jax.training.metric_window import MetricWindow, NotFiniteError
 
@@ -238,13 +238,13 @@ def _loop(
     checkpoints.add_metrics(step, missing)
   batches = _batches(job, start.step)
   rate, earlier = optimizers.schedule(config), restarts.earlier(config, start)
-  taken: Work | None = None
   for step in range(start.step + 1, last + 1):
     with clock.during("input"):
       batch = next(batches)
-    with clock.during("steps" if taken else "compiling"):
+    with clock.during("compiling" if step == start.step + 1 else "steps"):
       state, metrics = train_step(state, parallel.shard(batch))
-      taken = taken or work.of_training(config, job.network, batch)
+      if step == start.step + 1:
+        log.work = work.of_training(config, job.network, batch)
     window.add(metrics)
     log.tick(step)
     request.hold()  # a restart would have to make this step again
@@ -254,7 +254,7 @@ def _loop(
     if saving or _due(step, config.train.log_every, last):
       means = window.mean(step)  # never saves what is not finite
       means["learning_rate"] = float(rate(step - 1))
-      log.train(step, means | clock.values(), taken)
+      log.train(step, means | clock.values())
     errors = None
     if validating:
       try:

@@ -24,12 +24,17 @@ class Work(NamedTuple):
   peak_flops: float
 
   def speed(self, images_per_second: float) -> dict[str, float]:
-    """Returns "flops_per_second", and its "share_of_peak" if there is one."""
+    """Returns "flops_per_second" and its "share_of_peak", as far as they are known."""
+    if not self.flops_per_image:
+      return {}
     flops = self.flops_per_image * images_per_second
     found = {"flops_per_second": flops}
     if self.peak_flops:
       found["share_of_peak"] = flops / self.peak_flops
     return found
+
+
+UNKNOWN = Work(0.0, 0.0)
 
 
 class Goodput:

@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 
 from metro_jax import files
 from metro_jax.training import goodput
-from metro_jax.training.goodput import Work
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -36,7 +35,12 @@ class RunLog:
     batch_size: Of the run, for rates.
     validated: Whether the restored step was validated; if not its lines go, too.
     enabled: False for a process that writes nothing, because another one does.
+
+  Attributes:
+    work: What training takes of the devices, as soon as it is known.
   """
+
+  work = goodput.UNKNOWN
 
   def __init__(
     self,
@@ -83,9 +87,7 @@ class RunLog:
     self._bar.update(step - self._step)
     self._step = step
 
-  def train(
-    self, step: int, metrics: Mapping[str, float], work: Work | None = None
-  ) -> None:
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs averaged training metrics together with the speed since the last call."""
     now, (then, last_step) = time.perf_counter(), self._mark
     rate = (step - last_step) * self._batch_size / max(now - then, 1e-9)
@@ -93,7 +95,7 @@ class RunLog:
     metrics = {
       **metrics,
       "images_per_second": rate,
-      **(work.speed(rate) if work else {}),
+      **self.work.speed(rate),
     }
     self.scalars(step, "train", metrics)
     left_s = (self._num_steps - step) * self._batch_size / max(rate, 1e-9)

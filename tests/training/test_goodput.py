@@ -79,6 +79,7 @@ def test_a_clock_that_is_set_back_takes_nothing_away():
 
 
 def test_speed_is_operations_an_image_times_images_a_second():
+  assert goodput.UNKNOWN.speed(50.0) == {}
   assert Work(2e9, 0.0).speed(50.0) == {"flops_per_second": 1e11}
   assert Work(2e9, 4e11).speed(50.0)["share_of_peak"] == 0.25
   assert goodput.flops_text(1e11) == "100 GFLOP/s"
@@ -88,7 +89,8 @@ def test_speed_is_operations_an_image_times_images_a_second():
 def test_a_log_says_them_in_its_line_and_keeps_them_over_a_start(tmp_path, capsys):
   metrics = {"loss": 1.0, "learning_rate": 1e-4, **Goodput(clock=Clock()).values()}
   with RunLog(tmp_path, 0, 4, 8) as log:
-    log.train(2, metrics, Work(2e9, 4e18))
+    log.work = Work(2e9, 4e18)
+    log.train(2, metrics)
   printed = capsys.readouterr().out
   assert printed.startswith("step 2/4: loss 1.0000, ")
   assert ", learning rate 0.0001, " in printed and "FLOP/s (" in printed
