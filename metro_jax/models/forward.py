@@ -67,7 +67,7 @@ def normalize_images(
     color_gain: Of each channel, whose type is the result's; None for float32's ones.
   """
   if color_gain is None:
-    color_gain = jnp.ones((len(image), 3), jnp.float32)
+    color_gain = jnp.ones((image.shape[0], 3), jnp.float32)  # perhaps a symbol
   pixels = image.astype(color_gain.dtype) * color_gain[:, None, None, :]
   pixels = jnp.clip(pixels, 0, 255) / 255
   mean = jnp.asarray(IMAGENET_MEAN, pixels.dtype)
