@@ -23,7 +23,6 @@ from metro_jax.checkpoints import bucket, orbax_folder, runs
 from metro_jax.checkpoints.checkpoint import Checkpoints
 from metro_jax.checkpoints.run_lock import RunLock
 from metro_jax.models import setup
-from metro_jax.training import state
 from metro_jax.weights import torch_metro, weight_files
 from metro_jax.weights.weight_files import Loaded
 
@@ -64,7 +63,7 @@ def to_run(config: ConfigDict, source: str, workdir: str | os.PathLike[str]) -> 
     raise ValueError(f"--output: expected a folder without a run, got {workdir}")
   weight_files.locate(source)
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   loaded = weight_files.load_metro(source, like)
   with RunLock(workdir), bucket.RunFolder(workdir) as folder:
     with Checkpoints(checkpoints_folder) as checkpoints:

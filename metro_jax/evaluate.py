@@ -43,7 +43,6 @@ from metro_jax.evaluation import (
 )
 from metro_jax.evaluation.assessment import Assessment
 from metro_jax.evaluation.protocols import Protocol
-from metro_jax.training import step as steps
 
 SPLITS = ("test", "validation", "train")
 WORST = 6
@@ -122,23 +121,13 @@ def _evaluate(
   protocol = protocols.for_dataset(source.name, config)
   truth = _read_truth(options.truth, protocol, source)
   views = tta.make_views(config, network.body) if options.tta else None
-  geometry = steps.geometry_of(network)
+  geometry = network.geometry
   true_joints = config.eval.true_joints
   eval_step = evaluator.map_eval_step(network.model, geometry, true_joints, views)
   predictions = freihand.Predictions() if protocol.family == "freihand" else None
-  variables = parallel.replicate(run.variables)
+  train_source = datasets.open_training(config)
   done = assessment.assess(
-    eval_step,
-    variables,
-    geometry,
-    source,
-    datasets.open_training(config),
-    config,
-    folder.local,
-    split,
-    views,
-    run.training,
-    predictions,
+    run, eval_step, source, train_source, folder.local, split, views, predictions
   )
   path = assessment.write(done, folder.local, run.step)
   notes = [f"Written to {path}"]
@@ -150,7 +139,7 @@ def _evaluate(
     if views is not None:
       eval_step = evaluator.map_eval_step(network.model, geometry, true_joints)
     rows = [choice.row for choice in examples.worst(done.results, options.worst)]
-    faces = network.body.faces
+    faces, variables = network.body.faces, parallel.replicate(run.variables)
     drawn = examples.draw(eval_step, variables, source, rows, faces, config)
     notes += _write_worst(drawn, path.with_name(f"{split}_worst.jpg"))
   return Outcome(done, tuple(folder.told(note) for note in notes))

@@ -51,7 +51,8 @@ from metro_jax.evaluation import (
   second_pass,
 )
 from metro_jax.models import setup
-from metro_jax.training import bad_batch, feature_maps, logs, optimizer
+from metro_jax.training import bad_batch, feature_maps, logs
+from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps
 from metro_jax.training.logs import RunLog
@@ -91,7 +92,6 @@ class Job(NamedTuple):
   request: StopRequest
   splits: Splits
   network: setup.Network
-  geometry: steps.Geometry
   eval_step: evaluator.MappedEvalStep
   lock: RunLock
   start_over: bool
@@ -170,8 +170,9 @@ def _train(
   for key in ("train.batch_size", "eval.batch_size"):
     parallel.check_batch_size(key, base.get(config, key))
   network = setup.build(config)
-  geometry = steps.geometry_of(network)
-  eval_step = evaluator.map_eval_step(network.model, geometry, config.eval.true_joints)
+  eval_step = evaluator.map_eval_step(
+    network.model, network.geometry, config.eval.true_joints
+  )
   job = Job(
     config,
     folder,
@@ -179,7 +180,6 @@ def _train(
     request,
     splits,
     network,
-    geometry,
     eval_step,
     lock,
     start_over,
@@ -193,9 +193,9 @@ def _train(
 def _fit(job: Job) -> bool:
   """The training loop, from the latest checkpoint on; whether it reached its end."""
   config, model = job.config, job.network.model
-  adam = optimizer.make_optimizer(config)
+  optimizer = optimizers.make_optimizer(config)
   train_step = parallel.map_step(
-    steps.make_train_step(model, adam, config), job.geometry, donate=True
+    steps.make_train_step(model, optimizer, config), job.network.geometry, donate=True
   )
   folder, keep = _saved(job.folder), config.train.keep_best
 
@@ -205,7 +205,7 @@ def _fit(job: Job) -> bool:
     job.folder.copy()
 
   with RunCheckpoints(folder, keep, job.team, publish) as checkpoints:
-    start = _start(job, checkpoints, adam)
+    start = _start(job, checkpoints, optimizer)
     pending = _is_pending(start, config)
     if start.step >= config.train.num_steps and not pending:
       job.request.release()
@@ -246,7 +246,7 @@ def _loop(
   if _is_pending(start, config):
     checkpoints.add_metrics(step, _validate(job, state, step, log))
   batches = _batches(job, start.step)
-  rate, earlier = optimizer.schedule(config), restarts.earlier(config, start)
+  rate, earlier = optimizers.schedule(config), restarts.earlier(config, start)
   for step in range(start.step + 1, last + 1):
     batch = next(batches)
     state, metrics = train_step(state, parallel.shard(batch))
@@ -307,11 +307,14 @@ def _explain(job: Job, checkpoints: RunCheckpoints, error: NotFiniteError) -> st
 
 
 def _open_log(job: Job, start: Start) -> RunLog:
-  if not job.team.is_first:
-    return logs.NoLog()
   train = job.config.train
   return RunLog(
-    job.workdir, start.step, train.num_steps, train.batch_size, start.validated
+    job.workdir,
+    start.step,
+    train.num_steps,
+    train.batch_size,
+    start.validated,
+    enabled=job.team.is_first,
   )
 
 
@@ -338,7 +341,7 @@ def _given_weights(job: Job) -> Loaded | None:
   if not source and not config.model.backbone_weights:
     return None
   network = job.network
-  like = states.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   if not source:
     of_backbone = blazepose if config.model.backbone == "blazepose" else imagenet
     return of_backbone.load(config.model.backbone_weights, like)
@@ -365,12 +368,12 @@ def _with_given(fresh: states.TrainState, given: Loaded | None) -> states.TrainS
   return states.with_weights(fresh, variables)
 
 
-def _start(job: Job, checkpoints: RunCheckpoints, adam: Any) -> Start:
+def _start(job: Job, checkpoints: RunCheckpoints, optimizer: Any) -> Start:
   """The latest checkpoint's state and step, or the fresh state and 0."""
   config, network = job.config, job.network
   fresh = states.create(
     network.model,
-    adam,
+    optimizer,
     network.template,
     config.data.image_px,
     config.seed,
@@ -416,7 +419,7 @@ def _validate(
       raise Stopped
 
   eval_step = second_pass.of_split(job.eval_step, split, config)
-  results = evaluator.evaluate(eval_step, state.variables, batches, watch=between)
+  results = evaluator.evaluate(eval_step, state.variables, batches, on_batch=between)
   log.scalars(step, "validation", results.means_mm)
   text = ", ".join(
     f"{k.removesuffix('_mm')} {v:.1f}" for k, v in results.means_mm.items()
@@ -438,24 +441,17 @@ def _finish(job: Job, started: float) -> None:
   workdir, report = job.workdir, job.folder.address / run_report.FILE
   if job.team.share("looking for the report", job.team.is_first and report.exists()):
     return  # it was complete, and nothing was trained
-  step, best, config, earlier = _best(job)
-  variables = parallel.replicate(best)
+  run, splits = _best(job), job.splits
+  config, step = run.config, run.step
   done = assessment.assess(
-    job.eval_step,
-    variables,
-    job.geometry,
-    job.splits.test,
-    job.splits.train,
-    config,
-    workdir,
-    "test",
+    run, job.eval_step, splits.test, splits.train, workdir, "test"
   )
   written = assessment.write(done, workdir, step)
   choices = examples.choose(done.results, config.train.pictures)
   drawn = examples.draw(
     job.eval_step,
-    variables,
-    job.splits.test,
+    parallel.replicate(run.variables),
+    splits.test,
     [choice.row for choice in choices],
     job.network.body.faces,
     config,
@@ -465,18 +461,16 @@ def _finish(job: Job, started: float) -> None:
   pictures = examples.as_pictures(drawn, choices, "test")
   facts = {
     "Duration since the last start": tqdm.tqdm.format_interval(time.time() - started),
-    **restarts.facts(earlier),
+    **restarts.facts(run.earlier),
   }
   report = run_report.write(workdir, config, done, pictures, step, facts)
   print(done.table())
   print(job.folder.told(f"\nWritten to {written} and {report}"))
 
 
-def _best(job: Job) -> tuple[int, Any, ConfigDict, list[dict[str, Any]]]:
-  """The best checkpoint's step, variables and settings, read by the first process."""
-  network = job.network
-  px = job.config.data.image_px
-  like = states.variable_shapes(network.model, network.template, px)
+def _best(job: Job) -> runs.Run:
+  """The run's best checkpoint, read by the first process."""
+  like = setup.variable_shapes(job.network, job.config)
   facts = None
   if job.team.is_first:
     best = checkpoint.restore_variables(_saved(job.folder), "best", like)
@@ -486,7 +480,7 @@ def _best(job: Job) -> tuple[int, Any, ConfigDict, list[dict[str, Any]]]:
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   step, stored, earlier = job.team.share("reading the best checkpoint", facts)
   config = runs.trained_with(job.config, stored)
-  return step, job.team.spread(variables), config, earlier
+  return runs.Run(config, job.network, job.team.spread(variables), step, earlier)
 
 
 def main(arguments: list[str]) -> int:

@@ -35,7 +35,7 @@ def config():
 @pytest.fixture(scope="module")
 def shapes(config):
   network = setup.build(config)
-  return state.variable_shapes(network.model, network.template, config.data.image_px)
+  return setup.variable_shapes(network, config)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_a_run_may_start_from_the_weights_in_the_package(config, tmp_path):
   config.model.backbone_weights = "embedded"
   command._expect_given_weights(config, tmp_path / "run")
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   fresh = state.TrainState(**zeros, opt_state=(), step=0, key=0)
   given = command._given_weights(job(config, tmp_path))

@@ -15,7 +15,6 @@ from metro_jax.body import joints
 from metro_jax.checkpoints import runs
 from metro_jax.inference import forward_pass
 from metro_jax.models import setup
-from metro_jax.training import state
 from metro_jax.weights import torch_metro, weight_files
 
 
@@ -23,8 +22,7 @@ from metro_jax.weights import torch_metro, weight_files
 def run() -> runs.Run:
   config = synthetic.get_config("tiny")
   network = setup.build(config)
-  px = config.data.image_px
-  shapes = state.variable_shapes(network.model, network.template, px)
+  shapes = setup.variable_shapes(network, config)
   rng = np.random.default_rng(0)
 
   def draw(path, leaf):

@@ -15,7 +15,6 @@ from metro_jax.cluster import parallel
 from metro_jax.data import datasets, pipeline
 from metro_jax.data.readers import formats
 from metro_jax.evaluation import evaluator
-from metro_jax.training import step
 
 TESTS = pathlib.Path(__file__).parent
 CONFIGS = TESTS.parent / "configs"
@@ -70,7 +69,7 @@ def shrink(config, data_dir: pathlib.Path, names: list[str]) -> None:
 def errors_by_dataset(config, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   run = runs.load(workdir)
   network = run.network
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   eval_step = evaluator.map_eval_step(network.model, geometry)
   state = parallel.replicate(run.variables)
   found = {}

@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from metro_jax.benchmarking import pictures, timing
 from metro_jax.benchmarking.timing import Timing
 from metro_jax.cluster import parallel
-from metro_jax.models import metro
-from metro_jax.models.setup import Network
+from metro_jax.models import forward, metro, targets
+from metro_jax.models.encoder import EncoderBlock
+from metro_jax.models.setup import Geometry, Network
 from metro_jax.planning import products
-from metro_jax.training import losses, optimizer, state
+from metro_jax.training import losses, state
+from metro_jax.training import optimizer as optimizers
 from metro_jax.training import step as steps
 
 Tree = Any  # a pytree of arrays
@@ -64,12 +66,12 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   size = config.train.batch_size // jax.local_device_count()
   model = metro.build(config, network.levels, axis_name=None)
   batch = pictures.batch(config, size)
-  geometry = steps.geometry_of(network)
+  geometry = network.geometry
   dtype = jnp.dtype(config.model.compute_dtype)
-  images = jax.eval_shape(steps.normalize_images, batch.image, batch.color_gain)
+  images = jax.eval_shape(forward.normalize_images, batch.image, batch.color_gain)
   variables = {name: dict(tree) for name, tree in start.variables.items()}
-  frozen = tuple(config.optimizer.frozen)
-  backbone, features = _backbone(model, variables, images, "backbone" in frozen)
+  moving = optimizers.trained(start.params, tuple(config.optimizer.frozen))
+  backbone, features = _backbone(model, variables, images, moving.get("backbone", {}))
   tokens = sum(
     len(points) for points in (network.template.joints, network.template.vertices)
   )
@@ -78,11 +80,13 @@ def of(config: ConfigDict, network: Network, start: state.TrainState) -> list[Pa
   return [
     backbone,
     *(
-      _block(model, variables, n, _zeros((size, tokens, widths[n]), dtype), key)
+      _block(
+        config, variables, moving, n, _zeros((size, tokens, widths[n]), dtype), key
+      )
       for n in range(len(config.model.hidden_widths))
     ),
-    _heads(model, variables, network, features, frozen),
-    Part("body model", steps.make_targets, (batch, geometry)),
+    _heads(model, variables, moving, network, features),
+    Part("body model", targets.make_targets, (batch, geometry)),
     _loss(config, batch, geometry, size),
     _update(config, start),
   ]
@@ -104,90 +108,91 @@ def _with_gradients(function: Callable[..., Tree], count: int) -> Callable[..., 
 
 
 def _backbone(
-  model: metro.METRO, variables: dict[str, Any], images: Any, frozen: bool
+  model: metro.METRO, variables: dict[str, Any], images: Any, moving: Tree
 ) -> tuple[Part, Any]:
   stats = variables["batch_stats"].get("backbone", {})
 
-  def run(params: Tree, images: Any) -> Any:
-    taken = {"params": params, "batch_stats": stats}
+  def run(moving: Tree, images: Any, params: Tree) -> Any:
+    taken = {"params": optimizers.completed(params, moving), "batch_stats": stats}
     return model.backbone.apply(taken, images, True, mutable=["batch_stats"])[0]
 
   params = variables["params"]["backbone"]
-  features = jax.eval_shape(run, params, images)
+  features = jax.eval_shape(run, moving, images, params)
   given = _zeros(images.shape, images.dtype)
-  run = _with_gradients(run, 0 if frozen else 1)
-  return Part("backbone", run, (params, given)), features
+  run = _with_gradients(run, 1 if moving else 0)
+  return Part("backbone", run, (moving, given, params)), features
 
 
 def _block(
-  model: metro.METRO,
+  config: ConfigDict,
   variables: dict[str, Any],
+  moving: Tree,
   n: int,
   tokens: Any,
   dropout_key: Any,
 ) -> Part:
-  encoder = model.encoder
-  alone = encoder.clone(
-    hidden_widths=encoder.hidden_widths[n : n + 1],
-    output_widths=encoder.output_widths[n : n + 1],
-    feedforward_widths=encoder.feedforward_widths[n : n + 1],
-  )
+  block = EncoderBlock(metro.encoder_settings(config.model), n)
 
-  def run(params: Tree, tokens: Any) -> Any:
+  def run(moving: Tree, tokens: Any, params: Tree) -> Any:
     rngs = {"dropout": dropout_key}
-    return alone.apply({"params": {"block0": params}}, tokens, True, rngs=rngs)
+    taken = {"params": optimizers.completed(params, moving)}
+    return block.apply(taken, tokens, True, rngs=rngs)
 
-  params = variables["params"]["encoder"][f"block{n}"]
-  arguments = (params, tokens)
+  name = f"block{n}"
+  moving, params = (
+    tree.get("encoder", {}).get(name, {}) for tree in (moving, variables["params"])
+  )
+  arguments = (moving, tokens, params)
   return Part(f"encoder block {n}", _with_gradients(run, 2), arguments)
 
 
 def _heads(
   model: metro.METRO,
   variables: dict[str, Any],
+  moving: Tree,
   network: Network,
   features: Any,
-  frozen: tuple[str, ...],
 ) -> Part:
   """Token mixing, camera and upsampling: METRO around what it does not look into."""
   heads = model.clone(backbone=_Given(features.shape[-1]), encoder=_FirstThree())
   others = ("backbone", "encoder")
-  params = {k: v for k, v in variables["params"].items() if k not in others}
-  fixed = {k: v for k, v in params.items() if k in frozen}
-  moved = {k: v for k, v in params.items() if k not in frozen}
-
-  def run(moved: Tree, images: Any, fixed: Tree) -> Any:
-    params = {"params": {**moved, **fixed}}
-    return heads.apply(params, images, network.template, None, False)
-
-  images = _zeros((*features.shape[:-1], 3), features.dtype)
-  return Part("heads", _with_gradients(run, 2), (moved, images, fixed))
-
-
-def _loss(config: ConfigDict, batch: Any, geometry: steps.Geometry, size: int) -> Part:
-  targets = jax.eval_shape(steps.make_targets, batch, geometry)
-  targets = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), targets)
-  prediction = metro.Prediction(
-    camera=_zeros((size, 3), jnp.float32),
-    joints=_zeros((size, len(geometry.template.joints), 3), jnp.float32),
-    vertices=tuple(_zeros(x.shape, x.dtype) for x in targets.vertices),
+  moving, params = (
+    {name: module for name, module in tree.items() if name not in others}
+    for tree in (moving, variables["params"])
   )
 
-  def run(prediction: Any, targets: Any, regressor: Any) -> Any:
+  def run(moving: Tree, images: Any, params: Tree) -> Any:
+    taken = {"params": optimizers.completed(params, moving)}
+    return heads.apply(taken, images, network.template, None, False)
+
+  images = _zeros((*features.shape[:-1], 3), features.dtype)
+  return Part("heads", _with_gradients(run, 2), (moving, images, params))
+
+
+def _loss(config: ConfigDict, batch: Any, geometry: Geometry, size: int) -> Part:
+  labels = jax.eval_shape(targets.make_targets, batch, geometry)
+  labels = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), labels)
+  prediction = metro.Prediction(
+    camera=_zeros((size, 3), jnp.float32),
+    query_joints=_zeros((size, len(geometry.template.joints), 3), jnp.float32),
+    vertices=tuple(_zeros(x.shape, x.dtype) for x in labels.vertices),
+  )
+
+  def run(prediction: Any, labels: Any, regressor: Any) -> Any:
     def total(prediction: Any) -> Any:
-      return losses.compute(prediction, targets, regressor, config.loss).total
+      return losses.compute(prediction, labels, regressor, config.loss).total
 
     return jax.value_and_grad(total)(prediction)
 
-  return Part("loss", run, (prediction, targets, geometry.joint_regressor))
+  return Part("loss", run, (prediction, labels, geometry.body.mesh_regressor))
 
 
 def _update(config: ConfigDict, start: state.TrainState) -> Part:
-  adam = optimizer.make_optimizer(config)
-  params = optimizer.trained(start.params, tuple(config.optimizer.frozen))
+  optimizer = optimizers.make_optimizer(config)
+  params = optimizers.trained(start.params, tuple(config.optimizer.frozen))
 
   def run(gradient: Tree, opt_state: Tree, params: Tree) -> Tree:
-    updates, opt_state = adam.update(gradient, opt_state, params)
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
   return Part("optimizer", run, (params, start.opt_state, params))
@@ -215,11 +220,11 @@ def measure(parts: list[Part], budget_s: float) -> dict[str, tuple[Timing, float
 def all_reduce(network: Network, start: state.TrainState, budget_s: float) -> Timing:
   """Averaging one gradient over all devices of this process."""
 
-  def mean(gradient: Tree, batch: Tree, geometry: steps.Geometry) -> Tree:
+  def mean(gradient: Tree, batch: Tree, geometry: Geometry) -> Tree:
     del batch, geometry
-    return jax.lax.pmean(gradient, steps.AXIS)
+    return jax.lax.pmean(gradient, metro.AXIS)
 
-  geometry = steps.geometry_of(network)
+  geometry = network.geometry
   mapped = parallel.map_step(mean, geometry, donate=False)
   gradient = parallel.replicate(start.params)
   return timing.one(lambda: mapped(gradient, ()), budget_s)

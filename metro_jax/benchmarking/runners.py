@@ -14,7 +14,8 @@ from metro_jax.inference import forward_pass
 from metro_jax.models.setup import Network
 from metro_jax.planning import products, programs
 from metro_jax.planning.programs import Step
-from metro_jax.training import optimizer, state
+from metro_jax.training import optimizer as optimizers
+from metro_jax.training import state
 from metro_jax.training.step import AXIS
 
 Tree = Any  # a pytree of arrays
@@ -52,9 +53,11 @@ class Trainer:
 
 def fresh_state(config: ConfigDict, network: Network) -> state.TrainState:
   """The state that a run starts with, on the host."""
-  adam, px = optimizer.make_optimizer(config), config.data.image_px
+  optimizer, px = optimizers.make_optimizer(config), config.data.image_px
   averaged = config.optimizer.ema_decay > 0
-  made = state.create(network.model, adam, network.template, px, config.seed, averaged)
+  made = state.create(
+    network.model, optimizer, network.template, px, config.seed, averaged
+  )
   return jax.tree.map(np.asarray, made)
 
 
@@ -65,7 +68,7 @@ def training(
   size = config.train.batch_size
   step = programs.train_step(config, network, size // jax.local_device_count())
   compiled, seconds = _compile(_lower(step))
-  constants = parallel.replicate(jax.tree.leaves(step.geometry))
+  constants = parallel.replicate(step.geometry)
   batch = parallel.shard(pictures.batch(config, size))
   trainer = Trainer(
     lambda state, batch: compiled(state, batch, constants),
@@ -84,23 +87,21 @@ def plain_training(
   """
   size = config.train.batch_size // jax.local_device_count()
   step = programs.train_step(config, network, size)
-  leaves, structure = jax.tree.flatten(step.geometry)
 
-  def flat(state: Tree, batch: Tree, leaves: list[Any]) -> Tree:
-    geometry = jax.tree.unflatten(structure, leaves)
-    alone = jax.vmap(
+  def alone(state: Tree, batch: Tree, geometry: Tree) -> Tree:
+    mapped = jax.vmap(
       lambda batch: step.function(state, batch, geometry),
       out_axes=None,
       axis_name=AXIS,
       axis_size=1,
     )
-    return alone(batch)
+    return mapped(batch)
 
   device = jax.local_devices()[0]
   arguments = jax.device_put(
-    (start, _stacked(pictures.batch(config, size)), leaves), device
+    (start, _stacked(pictures.batch(config, size)), step.geometry), device
   )
-  compiled = jax.jit(flat, donate_argnums=0).lower(*arguments).compile()
+  compiled = jax.jit(alone, donate_argnums=0).lower(*arguments).compile()
   state_, batch, constants = arguments
   return Trainer(lambda s, b: compiled(s, b, constants), state_, batch)
 
@@ -110,7 +111,7 @@ def evaluating(config: ConfigDict, network: Network, start: state.TrainState) ->
   size = config.eval.batch_size
   step = programs.eval_step(config, network, size // jax.local_device_count())
   compiled, seconds = _compile(_lower(step))
-  constants = parallel.replicate(jax.tree.leaves(step.geometry))
+  constants = parallel.replicate(step.geometry)
   variables = parallel.replicate(start.variables)
   batch = parallel.shard(pictures.batch(config, size))
   run = lambda: compiled(variables, batch, constants)  # noqa: E731

@@ -50,8 +50,9 @@ def load_variables(
   if like is not None:
     wanted = flax.traverse_util.flatten_dict({"params": like["params"]}, sep=".")
     names = sorted(wanted.keys() | flat.keys())
-    other = [n for n in names if np.shape(wanted.get(n)) != np.shape(flat.get(n))]
-    if other or wanted.keys() != flat.keys():
+    shapes = [{k: np.shape(v) for k, v in tree.items()} for tree in (wanted, flat)]
+    other = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
+    if other:
       raise ValueError(
         f"{NAME}: expected a config of the same network (configs/embedded.py), got one "
         f"in which {len(other)} of {len(names)} arrays differ, {other[0]} first"

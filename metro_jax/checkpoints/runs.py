@@ -12,7 +12,6 @@ from metro_jax import config as base
 from metro_jax import files
 from metro_jax.checkpoints import checkpoint, embedded, orbax_folder, origin, patience
 from metro_jax.models import setup
-from metro_jax.training import state
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -169,7 +168,7 @@ def load(
   training = origin.training_of(config, restored.step)
   config = with_settings(config, overrides or {}, "overrides")
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   variables = checkpoint.as_like(restored, like, folder)
   earlier = restored.meta.get("earlier", [])
   return Run(config, network, variables, restored.step, earlier, training)
@@ -190,7 +189,7 @@ def parse_checkpoint(text: str) -> str | int:
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Nested settings by dotted key, as overrides name them."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
       flat |= flatten(value, f"{prefix}{key}.")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from metro_jax.models.metro import AXIS
-from metro_jax.training.step import Geometry
+from metro_jax.models.setup import Geometry
 
 Tree = Any  # a pytree of arrays
 
@@ -27,11 +27,10 @@ def map_step(
       in must then not be used again.
 
   Returns:
-    mapped(state, batch) on stacked trees, with a stacked result. Structures come
-    back as the step returns them, so their arrays must not be bound to a rank.
+    mapped(state, batch) on stacked trees, with a stacked result.
   """
-  mapped = _mapped(step, geometry, donate, None)
-  constants = replicate(jax.tree.leaves(geometry))
+  mapped = _mapped(step, donate, None)
+  constants = replicate(geometry)
   return lambda state, batch: mapped(state, batch, constants)
 
 
@@ -58,26 +57,16 @@ def lower_step(
   def stacked(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((len(devices), *np.shape(x)), x.dtype)
 
-  arguments = (state, batch, jax.tree.leaves(geometry))
-  mapped = _mapped(step, geometry, donate, devices)
-  return mapped.lower(*jax.tree.map(stacked, arguments))
+  mapped = _mapped(step, donate, devices)
+  return mapped.lower(*jax.tree.map(stacked, (state, batch, geometry)))
 
 
 def _mapped(
-  step: Callable[..., Tree],
-  geometry: Geometry,
-  donate: bool,
-  devices: Sequence[Any] | None,
-) -> Callable[..., Tree]:
-  """mapped(state, batch, leaves of the geometry), over all devices by default."""
-  # Lists of arrays cross the map: structures check the shapes of one device.
-  structure = jax.tree.structure(geometry)
-
-  def flat(state: Tree, batch: Tree, leaves: list[Any]) -> Tree:
-    return step(state, batch, jax.tree.unflatten(structure, leaves))
-
+  step: Callable[..., Tree], donate: bool, devices: Sequence[Any] | None
+) -> Any:  # a jax.stages.Wrapped, which a type checker at run time denies
+  """mapped(state, batch, geometry), over all devices by default."""
   donated = (0,) if donate else ()
-  return jax.pmap(flat, axis_name=AXIS, donate_argnums=donated, devices=devices)
+  return jax.pmap(step, axis_name=AXIS, donate_argnums=donated, devices=devices)
 
 
 def replicate(tree: Tree) -> Tree:

@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from metro_jax import files
-from metro_jax.checkpoints import origin
+from metro_jax.checkpoints.runs import Run
+from metro_jax.cluster import parallel
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import (
@@ -27,7 +28,6 @@ from metro_jax.evaluation.evaluator import MappedEvalStep, Results
 from metro_jax.evaluation.protocols import Protocol
 from metro_jax.evaluation.tables import Tables
 from metro_jax.evaluation.tta import Views
-from metro_jax.training.step import Geometry
 
 FOLDER = "eval"
 MEAN_MESH_FILE = "mean_mesh.npz"
@@ -44,49 +44,45 @@ class Assessment(NamedTuple):
   tables: Tables | None = None  # of the first process
 
   def table(self) -> str:
-    """What to print."""
+    """Formats what to print."""
     return format_table(self.results, self.baseline, self.protocol)
 
 
 def assess(
+  run: Run,
   eval_step: MappedEvalStep,
-  state: Any,
-  geometry: Geometry,
   source: Source,
   train_source: Source,
-  config: ConfigDict,
-  workdir: pathlib.Path,
+  folder: pathlib.Path,
   split: str,
   views: Views | None = None,
-  training: origin.Training | None = None,
-  watch: Callable[[Any, Evaluation], None] | None = None,
+  on_batch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Assessment:
-  """Evaluates the network and the mean mesh; keeps the mean mesh in the workdir.
+  """Evaluates the network and the mean mesh; keeps the mean mesh in the folder.
 
   Args:
+    run: The network, its variables and settings.
     eval_step: Made by `evaluator.map_eval_step`, with the same views and settings.
-    state: The network's variables, replicated.
-    geometry: The body's arrays, NumPy's.
     source: The split.
     train_source: The training split, for the mean mesh.
-    config: Uses `body`, `data`, `train` and `eval`.
-    workdir: Of the run.
+    folder: Of the run.
     split: The split's name.
     views: Of test-time augmentation; None without.
-    training: As for `protocols.for_dataset`.
-    watch: As for `evaluator.evaluate`, of the network's batches.
+    on_batch: As for `evaluator.evaluate`, of the network's batches.
 
   Returns:
     Errors over the whole split, the same on every process.
   """
-  protocol = protocols.for_dataset(source.name, config, training)
+  config, geometry = run.config, run.network.geometry
+  protocol = protocols.for_dataset(source.name, config, run.training)
   if views is not None:
     protocol = protocol._replace(views=tta.describe(config))
   batches, total = _batches(source, config, views)
   label = f"{split} split"
   step = eval_step if views else second_pass.of_split(eval_step, source, config)
-  results = evaluator.evaluate(step, state, batches, total, label, watch)
-  cache = workdir / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
+  variables = parallel.replicate(run.variables)
+  results = evaluator.evaluate(step, variables, batches, total, label, on_batch)
+  cache = folder / FOLDER / MEAN_MESH_FILE if jax.process_index() == 0 else None
   mean_mesh_m = baseline.mean_mesh(train_source, geometry.body, cache)
   batches, total = _batches(source, config, None)
   beside = baseline.mean_mesh_baseline(
@@ -114,14 +110,14 @@ def _averaged(results: Results, protocol: Protocol) -> Results:
   if protocol.averaging == "exact":
     return results
   batch_size = averaging.BATCH_SIZES[protocol.kind]
-  return results._replace(means=averaging.released_means(results.errors, batch_size))
+  return results._replace(means=averaging.original_means(results.errors, batch_size))
 
 
 def _make_tables(results: Results, source: Source, protocol: Protocol) -> Tables | None:
   """The tables, on the first process, which alone writes them."""
   if jax.process_index() != 0:
     return None
-  groups = tables.groups_of(source, results.index)
+  groups = tables.groups_of(source, results.rows)
   return tables.make(results.errors, results.joint_errors_mm, groups, protocol)
 
 
@@ -145,7 +141,7 @@ def write(assessment: Assessment, workdir: pathlib.Path, step: int) -> pathlib.P
 
 
 def as_json(assessment: Assessment, step: int) -> dict[str, Any]:
-  """What `<workdir>/eval/<split>.json` holds; a mean of nothing is null."""
+  """Lists what `<workdir>/eval/<split>.json` holds; a mean of nothing is null."""
   protocol = assessment.protocol
   content = {
     **_numbers(assessment.results, protocol),
@@ -172,7 +168,7 @@ def _numbers(results: Results, protocol: Protocol) -> dict[str, Any]:
 
 
 def format_table(results: Results, beside: Results, protocol: Protocol) -> str:
-  """The errors beside the baseline's, with what they mean, for a terminal."""
+  """Shows the errors beside the baseline's, with what they mean, for a terminal."""
   lines = [f"{'':11} {'network':>12} {'mean mesh':>12} {'change':>8}"]
   for name in protocol.metrics:
     metric = protocols.METRICS[name]

@@ -1,6 +1,6 @@
-"""Means over a split: every example once, or as the released code took them.
+"""Means over a split: every example once, or as the original code took them.
 
-The released code's means differ from the exact ones in three ways, which this file
+The original code's means differ from the exact ones in three ways, which this file
 repeats so that its published numbers can be compared:
 
 1. Examples are dealt out to the ranks in turn, repeated from the start until all ranks
@@ -16,17 +16,17 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-RANKS = 8  # of the released evaluation command, docs/EXP.md
+RANKS = 8  # of the original evaluation command, docs/EXP.md
 BATCH_SIZES = {"body": 30, "hand": 32}  # a rank, in the same command
 _OVER_ALL = "pa_mpjpe_mm"
 
 
-def released_means(
+def original_means(
   errors: Mapping[str, Float[np.ndarray, " n"]],
   batch_size: int,
   ranks: int = RANKS,
 ) -> dict[str, float]:
-  """The released code's mean of each metric.
+  """Computes the original code's mean of each metric.
 
   Args:
     errors: Per metric, of every example of the split in order; NaN without the label.

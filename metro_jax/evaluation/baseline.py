@@ -2,7 +2,6 @@
 
 import hashlib
 import pathlib
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,13 +15,13 @@ from jaxtyping import Float
 from metro_jax import files
 from metro_jax.body import body_model, joints
 from metro_jax.body.body_model import BodyModel
-from metro_jax.body.template import ROOT_TURN_RAD
+from metro_jax.body.template import ROOT_ROTATION_RAD
 from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation import evaluator
 from metro_jax.models.metro import Prediction
-from metro_jax.training.step import Geometry
+from metro_jax.models.setup import Geometry
 
 POSES_AT_ONCE = 32
 MOST_EXAMPLES = 50_000
@@ -43,7 +42,7 @@ class MeanMesh(nn.Module):
     count = len(images)
     return Prediction(
       camera=jnp.zeros((count, 3)),
-      joints=jnp.zeros((count, self.num_joints, 3)),
+      query_joints=jnp.zeros((count, self.num_joints, 3)),
       vertices=(jnp.broadcast_to(vertices, (count, *shape)),),
     )
 
@@ -67,17 +66,16 @@ def mean_mesh_baseline(
   Returns:
     As `evaluator.evaluate`, by the same code.
   """
-  model = MeanMesh(len(mean_mesh_m), len(geometry.joint_regressor))
+  model = MeanMesh(len(mean_mesh_m), len(geometry.body.joint_names))
   eval_step = evaluator.map_eval_step(model, geometry, true_joints)
-  variables = {"params": {"vertices": mean_mesh_m}}
-  state = parallel.replicate(variables)
-  return evaluator.evaluate(eval_step, state, batches, total_batches, "baseline")
+  variables = parallel.replicate({"params": {"vertices": mean_mesh_m}})
+  return evaluator.evaluate(eval_step, variables, batches, total_batches, "baseline")
 
 
 def mean_mesh(
   source: Source, body: BodyModel, cache: pathlib.Path | None = None
 ) -> Float[np.ndarray, "v 3"]:
-  """The mean of the posed meshes of a split's labelled examples.
+  """Averages the posed meshes of a split's labelled examples.
 
   m = 1/N Σ_i (V(pose_i, shape_i) - root_i), the regressed H36M pelvis or wrist
 
@@ -134,7 +132,7 @@ def _compute_mean_mesh(source: Source, body: BodyModel) -> np.ndarray:
 def _upright(body: BodyModel) -> np.ndarray:
   """The mean shape at rest, turned into the camera frame as the network's queries."""
   pose = np.zeros((1, 3 * body.num_joints), np.float32)
-  pose[0, 0] = 0 if body.is_hand else ROOT_TURN_RAD
+  pose[0, 0] = 0 if body.is_hand else ROOT_ROTATION_RAD
   shape = np.zeros((1, body.shape_directions.shape[-1]), np.float32)
   return body_model.pose_body(body, pose, shape).vertices[0].astype(np.float64)
 
@@ -159,7 +157,7 @@ def _labelled_poses(source: Source):
     desc="mean mesh of the training split",
     unit="example",
     leave=False,
-    disable=not sys.stderr.isatty(),
+    disable=None,
   )
   for row in bar:
     example = source[row]

@@ -1,7 +1,6 @@
 """Errors of a network over a split, exactly, whatever the batches and processes."""
 
 import operator
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from metro_jax.cluster import parallel
 from metro_jax.evaluation import gathering, metrics, tta
 from metro_jax.evaluation.eval_step import Evaluation, make_eval_step
 from metro_jax.evaluation.tta import Views
-from metro_jax.training.step import Geometry
+from metro_jax.models.setup import Geometry
 
 MappedEvalStep = Callable[[Any, Any], Evaluation]
 
@@ -26,14 +25,14 @@ class Results(NamedTuple):
   Attributes:
     means: Per metric, the mean over the labelled examples.
     examples: How many examples those are; the most of any metric.
-    index: (n,) rows of the examples, ascending.
+    rows: (n,) of the examples, ascending.
     errors: Per metric, (n,) of those; NaN without the label.
     joint_errors_mm: MPJPE and PA-MPJPE of every joint, (n, j); NaN without the label.
   """
 
   means: dict[str, float]
   examples: int
-  index: Int[np.ndarray, " n"]
+  rows: Int[np.ndarray, " n"]
   errors: dict[str, Float[np.ndarray, " n"]]
   joint_errors_mm: dict[str, Float[np.ndarray, "n j"]]
 
@@ -49,7 +48,7 @@ def map_eval_step(
   true_joints: str = "labels",
   views: Views | None = None,
 ) -> MappedEvalStep:
-  """The network's eval step over all devices, for `evaluate`.
+  """Maps the network's eval step over all devices, for `evaluate`.
 
   Args:
     model: The network.
@@ -57,20 +56,21 @@ def map_eval_step(
     true_joints: `config.eval.true_joints`.
     views: Of test-time augmentation; the batches are then `tta.batches`.
   """
-  if views is None:
-    step = make_eval_step(model, true_joints)
-  else:
-    step = tta.make_eval_step(model, views, true_joints)
+  step: Callable[..., Evaluation] = (
+    tta.make_eval_step(model, views, true_joints)
+    if views
+    else make_eval_step(model, true_joints)
+  )
   return parallel.map_step(step, geometry, donate=False)
 
 
 def evaluate(
   eval_step: MappedEvalStep,
-  state: Any,
+  variables: Any,
   batches: Iterable[Any],
   total_batches: int | None = None,
   label: str = "evaluating",
-  watch: Callable[[Any, Evaluation], None] | None = None,
+  on_batch: Callable[[Any, Evaluation], None] | None = None,
 ) -> Results:
   """Runs the network over a split, counting every example exactly once.
 
@@ -80,12 +80,12 @@ def evaluate(
 
   Args:
     eval_step: Made by `map_eval_step`.
-    state: What the step takes first, replicated: the network's variables.
+    variables: The network's, replicated.
     batches: This process's share of the split, on the host; see
       `pipeline.eval_batches` and `tta.batches`.
     total_batches: For the progress bar.
     label: For the progress bar.
-    watch: Is shown every batch and what it gave, still stacked by device.
+    on_batch: Is shown every batch and what it gave, still stacked by device.
 
   Returns:
     Means and errors over everything.
@@ -97,21 +97,23 @@ def evaluate(
     desc=label,
     unit="batch",
     leave=False,
-    disable=not sys.stderr.isatty(),
+    disable=None,
   )
   for batch in bar:
-    done = eval_step(state, parallel.shard(batch))
+    done = eval_step(variables, parallel.shard(batch))
     valid = np.asarray(batch.valid)
     parts.append(parallel.unreplicate(done.totals))
     rows.append(np.asarray(batch.index)[valid])
     numbers = parallel.gather((done.errors, done.joint_errors_mm))
     kept.append(jax.tree.map(operator.itemgetter(valid), numbers))
-    if watch is not None:
-      watch(batch, done)
+    if on_batch is not None:
+      on_batch(batch, done)
   joined = jax.tree.map(lambda *x: np.concatenate(x), *kept)
-  index, (errors, joint_errors_mm) = gathering.everywhere(np.concatenate(rows), joined)
+  all_rows, (errors, joint_errors_mm) = gathering.everywhere(
+    np.concatenate(rows), joined
+  )
   return Results(
-    metrics.means(parts), _most_examples(parts), index, errors, joint_errors_mm
+    metrics.means(parts), _most_examples(parts), all_rows, errors, joint_errors_mm
   )
 
 

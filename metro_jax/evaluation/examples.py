@@ -73,7 +73,7 @@ def choose(results: Results, count: int, metric: str = "mpjpe_mm") -> list[Choic
   typical = middle[_spread(len(middle), count - 2 * extremes)]
   groups = (("typical", typical), ("best", best), ("worst", worst))
   return [
-    Choice(label, int(results.index[i])) for label, picked in groups for i in picked
+    Choice(label, int(results.rows[i])) for label, picked in groups for i in picked
   ]
 
 
@@ -87,7 +87,7 @@ def worst(results: Results, count: int, metric: str = "mpjpe_mm") -> list[Choice
   """
   errors = results.errors[metric]
   order = np.argsort(-errors, kind="stable")[: int(np.isfinite(errors).sum())]
-  return [Choice("worst", int(results.index[i])) for i in order[:count]]
+  return [Choice("worst", int(results.rows[i])) for i in order[:count]]
 
 
 def _spread(length: int, count: int) -> Int[np.ndarray, " n"]:
@@ -97,7 +97,7 @@ def _spread(length: int, count: int) -> Int[np.ndarray, " n"]:
 
 def draw(
   eval_step: MappedEvalStep,
-  state: Any,
+  variables: Any,
   source: Source,
   rows: Sequence[int],
   faces: Int[np.ndarray, "f 3"],
@@ -107,7 +107,7 @@ def draw(
 
   Args:
     eval_step: Made by `evaluator.map_eval_step`.
-    state: The network's variables, replicated.
+    variables: The network's, replicated.
     source: The split.
     rows: Which examples; the same on all processes. The first one draws them.
     faces: Of the full mesh.
@@ -116,19 +116,19 @@ def draw(
   Returns:
     In the order of the rows; nothing on the other processes.
   """
-  drawn = []
+  drawn: list[Drawn] = []
   share = ConfigDict(config.to_dict())
   share.eval.batch_size = config.eval.batch_size // jax.process_count()
   shown = Rows(source, rows)
   eval_step = second_pass.of_split(eval_step, shown, config)
   for batch in pipeline.eval_batches(shown, share) if len(rows) else ():
-    done = eval_step(state, parallel.shard(batch))
+    done = eval_step(variables, parallel.shard(batch))
     if jax.process_index() != 0:
       continue
-    vertices, cameras = parallel.gather(done.vertices), parallel.gather(done.camera)
-    errors = parallel.gather(done.errors)
+    predicted, errors = parallel.gather((done.predicted, done.errors))
     for i in np.flatnonzero(batch.valid):
-      images = draw_one(batch.image[i], vertices[i], cameras[i], faces)
+      mesh, camera = predicted.vertices[i], predicted.camera[i]
+      images = draw_one(batch.image[i], mesh, camera, faces)
       numbers = {name: float(values[i]) for name, values in errors.items()}
       drawn.append(Drawn(int(rows[len(drawn)]), images, numbers))
   return drawn
@@ -156,7 +156,7 @@ def draw_one(
 
 
 def as_sheet(drawn: Sequence[Drawn]) -> UInt8[np.ndarray, "h w 3"]:
-  """All examples as one picture, one a row; for TensorBoard."""
+  """Joins all examples in one picture, one a row; for TensorBoard."""
   images = [image for one in drawn for image in one.images]
   captions = []
   for one in drawn:
@@ -168,7 +168,7 @@ def as_sheet(drawn: Sequence[Drawn]) -> UInt8[np.ndarray, "h w 3"]:
 def as_pictures(
   drawn: Sequence[Drawn], choices: Sequence[Choice], split: str
 ) -> list[report.Picture]:
-  """The examples as the report shows them."""
+  """Gives the examples as the report shows them."""
   pictures = []
   for one, choice in zip(drawn, choices, strict=True):
     errors = {

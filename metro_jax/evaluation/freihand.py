@@ -34,7 +34,7 @@ _DECIMALS = 7  # of metres
 class Predictions:
   """Keeps what the network says of every example, from its wrist.
 
-  An `evaluator.evaluate`'s `watch`.
+  An `evaluator.evaluate`'s `on_batch`.
   """
 
   def __init__(self):
@@ -43,7 +43,8 @@ class Predictions:
   def __call__(self, batch: Any, done: Evaluation) -> None:
     """Takes a batch and what it gave, stacked by device."""
     valid = np.asarray(batch.valid)
-    joints_m, vertices_m = parallel.gather((done.regressed_joints, done.vertices))
+    made = done.predicted
+    joints_m, vertices_m = parallel.gather((made.joints, made.vertices))
     wrist = joints_m[valid][:, joints.WRIST : joints.WRIST + 1]
     self._rows.append(np.asarray(batch.index)[valid])
     self._joints.append(joints_m[valid] - wrist)
@@ -96,22 +97,6 @@ def _write_points(text: Any, points: np.ndarray) -> None:
     text.write((", " if row else "") + json.dumps(rounded.tolist()))
 
 
-def read_zip(
-  path: str | os.PathLike[str],
-) -> tuple[Float[np.ndarray, "n 21 3"], Float[np.ndarray, "n v 3"]]:
-  """Reads a submission: joints and vertices, metres.
-
-  Raises:
-    ValueError: If the file is not one.
-  """
-  try:
-    with zipfile.ZipFile(path) as archive:
-      joints_m, vertices_m = json.loads(archive.read(MEMBER))
-  except (zipfile.BadZipFile, KeyError, ValueError) as error:
-    raise ValueError(f"{path}: expected a zip with {MEMBER}, {error}") from error
-  return _points(path, joints_m, 21), _points(path, vertices_m)
-
-
 def read_truth(
   folder: str | os.PathLike[str],
 ) -> tuple[Float[np.ndarray, "n 21 3"], Float[np.ndarray, "n v 3"]]:
@@ -157,7 +142,7 @@ def score(
   true_joints_m: Float[np.ndarray, "t 21 3"],
   true_vertices_m: Float[np.ndarray, "t w 3"],
 ) -> dict[str, float]:
-  """The leaderboard's scores, by its names and in its units.
+  """Computes the leaderboard's scores, by its names and in its units.
 
   "xyz" is of joints, "mesh" of vertices, "al" after aligning each example; means in
   centimetres, AUC and F-scores between 0 and 1. The leaderboard's alignment lets
@@ -218,5 +203,5 @@ def _f_scores(predicted: Any, target: Any) -> Any:
 
 
 def format_scores(scores: dict[str, float]) -> str:
-  """One line a score, as the leaderboard's scores.txt has them."""
+  """Writes one line a score, as the leaderboard's scores.txt has them."""
   return "\n".join(f"{name}: {value:f}" for name, value in scores.items())

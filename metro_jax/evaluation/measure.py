@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from metro_jax.evaluation import metrics, protocols, thresholds
-from metro_jax.training import losses
+from metro_jax.models.targets import ROOTS, Targets, from_root
 
 Array = Any  # of one device
 _FEWEST_JOINTS = 3  # that decide an alignment
@@ -40,7 +40,7 @@ class _Distances(NamedTuple):
 def measure(
   vertices_m: Float[Array, "b v 3"],
   joints_m: Float[Array, "b j 3"],
-  targets: losses.Targets,
+  targets: Targets,
   root: str,
 ) -> Measured:
   """Compares predictions with their labels.
@@ -52,7 +52,7 @@ def measure(
     vertices_m: Predicted full meshes, from their own regressed root.
     joints_m: The joints regressed from them, in any origin.
     targets: The labels.
-    root: The joints' origin, a key of `losses.ROOTS`; "wrist" for hands.
+    root: The joints' origin, a key of `targets.ROOTS`; "wrist" for hands.
 
   Returns:
     `protocols.BODY_METRICS` or, for hands, `protocols.HAND_METRICS`.
@@ -83,17 +83,15 @@ def measure(
   return Measured(errors, counted, _per_joint(joint))
 
 
-def _joint_distances(joints_m: Array, targets: losses.Targets, root: str) -> _Distances:
+def _joint_distances(joints_m: Array, targets: Targets, root: str) -> _Distances:
   true_m, known = targets.joints_3d[..., :3], targets.joints_3d[..., 3] > 0
   has = targets.has_joints_3d
-  centred = metrics.distances_mm(
-    losses.from_root(joints_m, root), losses.from_root(true_m, root)
-  )
+  centred = metrics.distances_mm(from_root(joints_m, root), from_root(true_m, root))
   aligned_m = metrics.aligned(joints_m, true_m, known)
   return _Distances(
     centred,
     metrics.distances_mm(aligned_m, true_m),
-    has & known[:, losses.ROOTS[root]].all(-1),
+    has & known[:, ROOTS[root]].all(-1),
     has & (known.sum(-1) >= _FEWEST_JOINTS),
     known,
   )

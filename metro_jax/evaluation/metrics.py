@@ -1,8 +1,4 @@
-"""Errors of predicted bodies and hands in millimetres, per example.
-
-Points come in metres. `mpjpe_mm` and `mpvpe_mm` compare as they are given: centre
-both sides first, joints with `from_hips`, meshes with their own pelvis or wrist.
-"""
+"""Distances of predicted points in millimetres, alignment, and means over examples."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,24 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-
-from metro_jax.training.losses import from_hips
-
-__all__ = [
-  "NAMES",
-  "Similarity",
-  "aligned",
-  "apply_similarity",
-  "count_and_sum",
-  "distances_mm",
-  "from_hips",
-  "mean_of_known",
-  "means",
-  "mpjpe_mm",
-  "mpvpe_mm",
-  "pa_mpjpe_mm",
-  "similarity",
-]
 
 Array = jax.Array
 NAMES = ("mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm")  # those that papers always give
@@ -49,14 +27,14 @@ class Similarity:
 def distances_mm(
   predicted_m: Float[Any, "b n 3"], target_m: Float[Any, "b n 3"]
 ) -> Float[Array, "b n"]:
-  """Distance of each point from its counterpart, millimetres."""
+  """Measures each point's distance from its counterpart, millimetres."""
   return _MM * jnp.linalg.norm(predicted_m - target_m, axis=-1)
 
 
 def mean_of_known(
   values: Float[Array, "b n"], known: Bool[Any, "b n"] | None = None
 ) -> Float[Array, " b"]:
-  """Mean over the points of each example that are known; 0 where none is.
+  """Averages over the points of each example that are known; 0 where none is.
 
   Args:
     values: One a point; anything where the point is not known, NaN included.
@@ -68,61 +46,13 @@ def mean_of_known(
   return jnp.where(known, values, 0).sum(-1) / count
 
 
-def mpjpe_mm(
-  predicted_m: Float[Any, "b j 3"], target_m: Float[Any, "b j 3"]
-) -> Float[Array, " b"]:
-  """Mean distance of corresponding joints, per example.
-
-  e = 1/J Σ_j ||p_j - q_j||
-
-  Args:
-    predicted_m: Predicted joints, centred as the protocol wants them.
-    target_m: True joints, centred likewise.
-
-  Returns:
-    Millimetres, one per example.
-  """
-  return distances_mm(predicted_m, target_m).mean(-1)
-
-
-def mpvpe_mm(
-  predicted_m: Float[Any, "b v 3"], target_m: Float[Any, "b v 3"]
-) -> Float[Array, " b"]:
-  """Mean distance of corresponding vertices, per example; see `mpjpe_mm`."""
-  return mpjpe_mm(predicted_m, target_m)
-
-
-def pa_mpjpe_mm(
-  predicted_m: Float[Any, "b j 3"], target_m: Float[Any, "b j 3"]
-) -> Float[Array, " b"]:
-  """Joint error after the best similarity alignment, per example.
-
-  e = 1/J Σ_j ||s R p_j + t - q_j|| with (s, R, t) minimising the squared error over
-  s ≥ 0 and det R = +1.
-
-  Args:
-    predicted_m: Predicted joints in metres, any common frame.
-    target_m: True joints in metres.
-
-  Returns:
-    Millimetres, one per example.
-
-  Raises:
-    ValueError: If there are fewer than 3 joints; the rotation is then not unique.
-
-  Source: Umeyama, "Least-squares estimation of transformation parameters between two
-    point patterns", TPAMI 1991; released code, metro/utils/metric_pampjpe.py.
-  """
-  return mpjpe_mm(aligned(predicted_m, target_m), target_m)
-
-
 def aligned(
   predicted_m: Float[Any, "b n 3"],
   target_m: Float[Any, "b n 3"],
   known: Bool[Any, "b n"] | None = None,
   proper: bool = True,
 ) -> Float[Array, "b n 3"]:
-  """Predicted points moved by their best similarity; see `similarity`."""
+  """Moves predicted points by their best similarity; see `similarity`."""
   transform = similarity(predicted_m, target_m, known, proper)
   return apply_similarity(transform, predicted_m)
 
@@ -133,7 +63,7 @@ def similarity(
   known: Bool[Any, "b n"] | None = None,
   proper: bool = True,
 ) -> Similarity:
-  """The similarity that brings points closest to others.
+  """Finds the similarity that brings points closest to others.
 
   K = Σ_i p_i q_iᵀ = U S Vᵀ of the centred points, Z = diag(1, 1, det(U Vᵀ)):
   R = V Z Uᵀ, s = tr(S Z) / Σ_i ||p_i||², t = q̄ - s R p̄.
@@ -201,7 +131,7 @@ def _det(m: Float[Array, "b 3 3"]) -> Float[Array, " b"]:
 def count_and_sum(
   errors: Mapping[str, Float[Array, " b"]], counted: Mapping[str, Bool[Array, " b"]]
 ) -> dict[str, dict[str, Array]]:
-  """Sum and number of each error over the examples that count.
+  """Gives sum and number of each error over the examples that count.
 
   Args:
     errors: Per metric, one error an example.
@@ -216,7 +146,7 @@ def count_and_sum(
 
 
 def means(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, float]:
-  """The mean of each metric over all parts that `count_and_sum` made.
+  """Averages each metric over all parts that `count_and_sum` made.
 
   Sums are added in float64 on the host. A metric that no example has is NaN.
   """

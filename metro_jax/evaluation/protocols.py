@@ -44,7 +44,7 @@ class Metric(NamedTuple):
   meaning: str
 
   def format(self, value: float) -> str:
-    """The value as tables show it; a dash where nothing was measured."""
+    """Shows the value as tables do; a dash where nothing was measured."""
     if not math.isfinite(value):
       return "–"
     return f"{value:.1f} mm" if self.unit else f"{value:.3f}"
@@ -130,7 +130,7 @@ _H36M_CAMERAS = {
 def for_dataset(
   dataset: str, config: ConfigDict, training: Training | None = None
 ) -> Protocol:
-  """The protocol that a dataset is evaluated by.
+  """Chooses the protocol that a dataset is evaluated by.
 
   Args:
     dataset: "name/split". The name tells the family: "synthetic", "h36m", "3dpw" or

@@ -35,7 +35,7 @@ def differences(config: ConfigDict, stored: Mapping[str, Any]) -> dict[str, tupl
 
 
 def earlier(config: ConfigDict, start: Start) -> list[dict[str, Any]]:
-  """What the steps until now were made with, where that differs from the config."""
+  """Says what the steps until now were made with, where that differs."""
   changed = differences(config, start.config) if start.config else {}
   found = [dict(entry) for entry in start.earlier]
   if changed:
@@ -63,7 +63,7 @@ def go_on(folder: RunFolder, config: ConfigDict, start: Start) -> None:
 
 
 def facts(earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """What a report says of steps that were made with other settings than the last."""
+  """Says in a report which steps were made with other settings than the last."""
   return {
     f"Until step {entry['until']:,}": ", ".join(
       f"{key}={value!r}" for key, value in entry.items() if key != "until"

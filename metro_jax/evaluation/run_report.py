@@ -68,13 +68,13 @@ def write(
 
 
 def settings(config: ConfigDict) -> str:
-  """Every setting on a line of its own, as an override on the command line."""
+  """Writes every setting on a line, as an override on the command line."""
   flat = runs.flatten(config.to_dict())
   return "\n".join(f"--config.{key}={value!r}" for key, value in flat.items())
 
 
 def error_rows(assessment: Assessment) -> list[report.ErrorRow]:
-  """The network's errors beside the baseline's, as the report shows them."""
+  """Puts the network's errors beside the baseline's, as the report shows them."""
   return [
     report.ErrorRow(
       protocols.METRICS[name].title,
@@ -142,8 +142,8 @@ def _curves(lines: Sequence[Mapping], labels: Mapping[str, str]) -> list[charts.
 
 
 def _measured(lines: Sequence[Mapping]) -> dict[str, str]:
-  rates = [line.get("images_per_second") for line in _group(lines, "train")]
-  rates = [rate for rate in rates if rate is not None]
+  name = "images_per_second"
+  rates = [line[name] for line in _group(lines, "train") if name in line]
   if not rates:
     return {}
   return {"Training speed": f"{np.median(rates):,.1f} images/s (median)"}

@@ -12,6 +12,7 @@ from metro_jax.data.framing import Frame
 from metro_jax.data.pipeline import Source
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import MappedEvalStep
+from metro_jax.models.forward import Predicted
 
 
 def of_split(
@@ -31,13 +32,14 @@ def of_split(
   if config.data.passes == 1:
     return eval_step
 
-  def step(state: Any, batch: Any) -> Evaluation:
+  def step(variables: Any, batch: Any) -> Evaluation:
     rows = np.asarray(batch.index).ravel().tolist()
     boxes = {row: _box(source[row]) for row in rows if row >= 0}
-    first = eval_step(state, batch)
-    frames = _frames(first, rows, boxes)
+    first = eval_step(variables, batch)
+    frames = _frames(first.predicted, rows, boxes)
     again = pipeline.framed_batch(source, rows, frames, config)
-    return _turned_back(eval_step(state, parallel.shard(again)), rows, frames, boxes)
+    done = eval_step(variables, parallel.shard(again))
+    return done._replace(predicted=_turned_back(done.predicted, rows, frames, boxes))
 
   return step
 
@@ -48,10 +50,10 @@ def _box(example: Any) -> Frame:
 
 
 def _frames(
-  first: Evaluation, rows: list[int], boxes: dict[int, Frame]
+  first: Predicted, rows: list[int], boxes: dict[int, Frame]
 ) -> dict[int, Frame]:
   """The second pass's square of every row."""
-  joints, cameras = parallel.gather((first.regressed_joints, first.camera))
+  joints, cameras = parallel.gather((first.joints, first.camera))
   seen = camera.weak_perspective(joints, cameras).astype(np.float64)
   frames = {}
   for row, crop in zip(rows, seen, strict=True):
@@ -63,22 +65,20 @@ def _frames(
 
 
 def _turned_back(
-  done: Evaluation,
+  predicted: Predicted,
   rows: list[int],
   frames: dict[int, Frame],
   boxes: dict[int, Frame],
-) -> Evaluation:
-  """The meshes and cameras of an evaluation in their first squares' terms."""
-  cameras = np.array(done.camera)
+) -> Predicted:
+  """Tells meshes and cameras in their first squares' terms."""
+  cameras, *arrays = (np.array(array) for array in predicted)
   flat = cameras.reshape(-1, 3)
-  given, changed = flat.copy(), {}
-  for name in ("vertices", "regressed_joints", "joints"):
-    array = np.array(getattr(done, name))
+  given = flat.copy()
+  for array in arrays:
     points = array.reshape(-1, *array.shape[-2:])
     for n, row in enumerate(rows):
       if row in frames:
         points[n], flat[n] = framing.turn_back(
           points[n], given[n], frames[row], boxes[row]
         )
-    changed[name] = array
-  return done._replace(camera=cameras, **changed)
+  return Predicted(cameras, *arrays)

@@ -78,7 +78,7 @@ def groups_of(source: Source, rows: Int[np.ndarray, " n"]) -> list[str]:
 
 
 def as_json(tables: Tables) -> dict:
-  """What the JSON file holds; a mean of nothing is null."""
+  """Lists what the JSON file holds; a mean of nothing is null."""
   groups = {
     name: {"examples": tables.examples[name], **_finite(values)}
     for name, values in tables.groups.items()
@@ -90,7 +90,7 @@ def as_json(tables: Tables) -> dict:
 
 
 def as_markdown(tables: Tables) -> str:
-  """Both tables, which Markdown shows as such and a terminal in columns."""
+  """Writes both tables, which Markdown shows as such and a terminal in columns."""
   joints = [
     [name, *(METRICS[m].format(values[m]) for m in JOINT_METRICS)]
     for name, values in tables.joints.items()

@@ -26,7 +26,7 @@ def pck(
   known: Bool[Any, "b n"] | None = None,
   threshold_mm: float = PCK_MM,
 ) -> Float[Array, " b"]:
-  """Share of the points closer than a threshold.
+  """Computes the share of the points closer than a threshold.
 
   PCK = 1/N #{i: d_i < threshold}
 
@@ -47,7 +47,7 @@ def pck(
 def pck_auc(
   distances_mm: Float[Any, "b n"], known: Bool[Any, "b n"] | None = None
 ) -> Float[Array, " b"]:
-  """Mean of `pck` over the thresholds 0, 5, ..., 150 mm.
+  """Averages `pck` over the thresholds 0, 5, ..., 150 mm.
 
   The threshold 0 counts although nothing is closer, so the best value is 30/31.
 
@@ -61,7 +61,7 @@ def pck_auc(
 def hand_auc(
   distances_mm: Float[Any, "b n"], known: Bool[Any, "b n"] | None = None
 ) -> Float[Array, " b"]:
-  """Area under the share of points within t, for t from 0 to 50 mm, over 50 mm.
+  """Computes the area under the share of points within t, 0 to 50 mm, over 50 mm.
 
   AUC = ∫ 1/N #{i: d_i <= t} dt / 50 mm, by the trapezoid rule at 100 values of t.
 
@@ -75,9 +75,9 @@ def hand_auc(
   Source: FreiHAND, eval.py, `get_measures(0.0, 0.05, 100)`.
   """
   steps = jnp.asarray(HAND_STEPS_MM, distances_mm.dtype)
-  share = np.full(len(HAND_STEPS_MM), 1.0 / (len(HAND_STEPS_MM) - 1))
-  share[[0, -1]] /= 2
-  share = jnp.asarray(share, distances_mm.dtype)
+  widths = np.full(len(HAND_STEPS_MM), 1.0 / (len(HAND_STEPS_MM) - 1))
+  widths[[0, -1]] /= 2
+  share = jnp.asarray(widths, distances_mm.dtype)
   reached = jnp.where(distances_mm[..., None] <= steps, share, 0).sum(-1)
   return mean_of_known(reached, known)
 
@@ -85,7 +85,7 @@ def hand_auc(
 def f_scores(
   predicted_m: Float[Any, "b n 3"], target_m: Float[Any, "b m 3"]
 ) -> Float[Array, "b t"]:
-  """Harmonic mean of two shares: predicted points near a true one, and the reverse.
+  """Computes two shares' harmonic mean: predicted points near true ones, and reverse.
 
   F = 2 P R / (P + R), with R the share of predicted points whose nearest true point is
   closer than the threshold and P the share of true points whose nearest predicted

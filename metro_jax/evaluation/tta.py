@@ -2,10 +2,10 @@
 
 Each view is a crop of another scale, turn or mirror. What the network says of it is
 turned and mirrored back, aligned by its best similarity to what it says of the
-unchanged crop, and averaged. Meshes and joints are aligned apart, as the released
+unchanged crop, and averaged. Meshes and joints are aligned apart, as the original
 code does; all views of some examples go through the network as one batch.
 
-Source: released code, metro/tools/run_hand_multiscale.py, which starts a process for
+Source: original code, metro/tools/run_hand_multiscale.py, which starts a process for
   each view of hands and joins their files.
 """
 
@@ -32,7 +32,8 @@ from metro_jax.data.schema import Example
 from metro_jax.evaluation import eval_step, metrics, mirror
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.mirror import Mirror
-from metro_jax.training.step import Geometry
+from metro_jax.models.forward import predict
+from metro_jax.models.setup import Geometry
 
 Array = Any  # np.ndarray or jax.Array
 _BATCHES_AHEAD = 2
@@ -44,7 +45,7 @@ class Views(NamedTuple):
   Attributes:
     augmentations: One a view.
     mirror: Undoes a flip; None without flips.
-    first_twice: Whether the unchanged view counts twice, as in the released code.
+    first_twice: Whether the unchanged view counts twice, as in the original code.
   """
 
   augmentations: tuple[Augmentation, ...]
@@ -70,7 +71,7 @@ class ViewBatch(NamedTuple):
 
 
 def make_views(config: ConfigDict, body: BodyModel) -> Views:
-  """Every scale with every turn, and each of these mirrored if flips are wanted.
+  """Makes every scale with every rotation, each also mirrored if flips are wanted.
 
   Args:
     config: The whole config; uses `eval`.
@@ -99,7 +100,7 @@ def make_views(config: ConfigDict, body: BodyModel) -> Views:
 
 
 def describe(config: ConfigDict) -> str:
-  """The views in words, as the protocol states them."""
+  """Says the views in words, as the protocol states them."""
   c = config.eval
   scales = ", ".join(f"{scale:g}" for scale in c.tta_scales)
   degrees = ", ".join(f"{angle:g}" for angle in c.tta_rotations_deg)
@@ -115,7 +116,7 @@ def batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[ViewBatch]:
-  """Every example once with all of its views, this process's share.
+  """Gives every example once with all of its views, this process's share.
 
   As many examples a device as make up its part of `config.eval.batch_size` with their
   views, and at least one.
@@ -165,7 +166,7 @@ def crops(
   crop_px: int,
   arithmetic: str = "exact",
 ) -> UInt8[np.ndarray, "k crop_px crop_px 3"]:
-  """The crops that `augment.apply` makes of an example, decoded once.
+  """Makes the crops that `augment.apply` makes of an example, decoded once.
 
   Args:
     example: As stored.
@@ -202,7 +203,7 @@ def make_eval_step(
 
   Returns:
     step(variables, view batch, geometry) -> Evaluation, to be mapped over `AXIS`. The
-    camera and the direct joints are the unchanged view's.
+    camera and the query joints are the unchanged view's.
   """
 
   def step(
@@ -210,14 +211,13 @@ def make_eval_step(
   ) -> Evaluation:
     images = jnp.concatenate([batch.batch.image[:, None], batch.crops], axis=1)
     flat = images.reshape(-1, *images.shape[2:])
-    gain = jnp.ones((len(flat), 3), jnp.float32)
-    predicted = eval_step.predict(model, variables, flat, gain, geometry)
+    predicted = predict(model, variables, flat, geometry)
     shape = images.shape[:2]
     predicted = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), predicted)
-    averaged = average(predicted.vertices, views, geometry)
+    vertices, joints = average(predicted.vertices, views, geometry)
     first = jax.tree.map(lambda x: x[:, 0], predicted)
     return eval_step.evaluation(
-      first._replace(vertices=averaged[0], regressed_joints=averaged[1]),
+      first._replace(vertices=vertices, joints=joints),
       batch.batch,
       geometry,
       true_joints,
@@ -241,9 +241,8 @@ def average(
     view's to the first's.
   """
   vertices_m = undone(vertices_m, views)
-  with jax.default_matmul_precision("highest"):
-    flat = vertices_m.reshape(-1, *vertices_m.shape[2:])
-    joints_m = body_model.regress_joints(geometry.joint_regressor, flat)
+  flat = vertices_m.reshape(-1, *vertices_m.shape[2:])
+  joints_m = body_model.regress_joints(geometry.body.mesh_regressor, flat)
   joints_m = joints_m.reshape(*vertices_m.shape[:2], *joints_m.shape[1:])
   weights = np.ones(len(views.augmentations), np.float32)
   weights[0] += views.first_twice
@@ -262,15 +261,15 @@ def undone(vertices_m: Float[Array, "b k v 3"], views: Views) -> Array:
   """Meshes of views, turned and mirrored back: x = F R⁻¹ x', with x' = R F x."""
   angles = np.array([a.rotation_rad for a in views.augmentations])
   cosine, sine = np.cos(angles), np.sin(angles)
-  back = np.zeros((len(angles), 3, 3))
-  back[:, 0, 0], back[:, 0, 1] = cosine, sine
-  back[:, 1, 0], back[:, 1, 1] = -sine, cosine
-  back[:, 2, 2] = 1
-  back = jnp.asarray(back, vertices_m.dtype)
+  inverse = np.zeros((len(angles), 3, 3))
+  inverse[:, 0, 0], inverse[:, 0, 1] = cosine, sine
+  inverse[:, 1, 0], inverse[:, 1, 1] = -sine, cosine
+  inverse[:, 2, 2] = 1
+  back = jnp.asarray(inverse, vertices_m.dtype)
   highest = jax.lax.Precision.HIGHEST
   vertices_m = jnp.einsum("kij,bkvj->bkvi", back, vertices_m, precision=highest)
   flipped = np.flatnonzero([a.flip for a in views.augmentations])
-  if len(flipped):
+  if views.mirror is not None:
     across = mirror.unmirrored(views.mirror, vertices_m[:, flipped])
     vertices_m = vertices_m.at[:, flipped].set(across)
   return vertices_m

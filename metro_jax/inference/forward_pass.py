@@ -3,12 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from metro_jax.body import body_model
+from metro_jax.models.forward import predict
 from metro_jax.models.setup import Network
-from metro_jax.training import step as steps
 
 Array = Any  # np.ndarray or jax.Array
 Forward = Callable[[Any, Array], dict[str, Array]]
@@ -21,7 +17,7 @@ OUTPUTS = {
 
 
 def make_forward(network: Network) -> Forward:
-  """The network as a pure function of its variables and crops.
+  """Makes the network a pure function of its variables and crops.
 
   Args:
     network: From a run.
@@ -30,23 +26,15 @@ def make_forward(network: Network) -> Forward:
     forward(variables, images) -> `OUTPUTS` by name, for RGB crops (b, px, px, 3) of
     0..255, uint8 or float32. Always float32 or better.
   """
-  regressor = network.body.mesh_regressor
+  geometry = network.geometry
 
   def forward(variables: Any, images: Any) -> dict[str, Array]:
-    gain = jnp.ones((images.shape[0], 3), jnp.float32)
-    pixels = steps.normalize_images(images, gain)
-    prediction = network.model.apply(
-      variables, pixels, network.template, None, train=False
-    )
-    prediction = steps.at_least_float32(prediction)
-    vertices = prediction.vertices[-1]
-    with jax.default_matmul_precision("highest"):
-      regressed = body_model.regress_joints(regressor, vertices)
+    made = predict(network.model, variables, images, geometry)
     return {
-      "vertices": vertices,
-      "joints": regressed,
-      "direct_joints": prediction.joints,
-      "camera": prediction.camera,
+      "vertices": made.vertices,
+      "joints": made.joints,
+      "direct_joints": made.query_joints,
+      "camera": made.camera,
     }
 
   return forward

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from metro_jax import config as base
 from metro_jax.checkpoints import runs
 from metro_jax.models import setup
-from metro_jax.training import state
 from metro_jax.weights import weight_files
 
 MODEL_FILE = "model.json"  # of an exported folder
@@ -57,7 +56,7 @@ def _of_export(folder: pathlib.Path) -> runs.Run:
       "a program with its parameters inside is run by its run.py"
     )
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   variables = _as_like(weight_files.read(path), like, path)
   return runs.Run(config, network, variables, facts["step"])
 
@@ -66,7 +65,7 @@ def _of_weights(source: Source, config: ConfigDict) -> runs.Run:
   base.validate(config)
   weight_files.locate(source)
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   variables = weight_files.load_metro(source, like).variables
   return runs.Run(config, network, variables, 0)
 

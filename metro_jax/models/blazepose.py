@@ -82,7 +82,6 @@ class BlazePose(nn.Module):
     x = jax.nn.relu6(stem(x))
     for n, block in enumerate(BLOCKS):
       x = InvertedBottleneck(block, self.dtype, name=f"block{n}")(x)
-      self.sow("intermediates", f"map{n}", x)
     return x
 
 

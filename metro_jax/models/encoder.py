@@ -3,9 +3,11 @@
 Block i maps tokens of one width to tokens of the next through a narrower hidden
 width; the last block ends in the three coordinates.
 
-Source: METRO section 3.1; released code, metro/modeling/bert/modeling_metro.py and
+Source: METRO section 3.1; original code, metro/modeling/bert/modeling_metro.py and
   modeling_bert.py.
 """
+
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -18,8 +20,9 @@ from metro_jax.models.layers import EXACT, Dropout
 LAYER_NORM_EPSILON = 1e-12
 
 
-class Encoder(nn.Module):
-  """Encoder blocks in sequence.
+@dataclasses.dataclass(frozen=True)
+class EncoderSettings:
+  """What an encoder is like; the first three have one width for each block.
 
   Attributes:
     hidden_widths: Width inside each block.
@@ -51,32 +54,18 @@ class Encoder(nn.Module):
   remat: bool = False
   dtype: DTypeLike | None = None
 
+
+class Encoder(nn.Module):
+  """Encoder blocks in sequence."""
+
+  settings: EncoderSettings
+
   @nn.compact
   def __call__(
     self, tokens: Float[Array, "b t d"], train: bool = False
   ) -> Float[Array, "b t _"]:
-    widths = zip(
-      self.hidden_widths, self.output_widths, self.feedforward_widths, strict=True
-    )
-    last = len(self.hidden_widths) - 1
-    for n, (hidden, output, feedforward) in enumerate(widths):
-      tokens = EncoderBlock(
-        hidden_width=hidden,
-        output_width=output,
-        feedforward_width=feedforward,
-        num_layers=self.num_layers,
-        num_heads=self.num_heads,
-        max_positions=self.max_positions,
-        dropout=self.dropout,
-        init_std=self.init_std,
-        position_std=self.position_std,
-        output_std=self.output_std if n == last else self.init_std,
-        remat=self.remat,
-        dtype=self.dtype,
-        output_dtype=None if n == last else self.dtype,
-        output_precision=EXACT if n == last else None,
-        name=f"block{n}",
-      )(tokens, train)
+    for n in range(len(self.settings.hidden_widths)):
+      tokens = EncoderBlock(self.settings, n, name=f"block{n}")(tokens, train)
     return tokens
 
 
@@ -87,117 +76,78 @@ class EncoderBlock(nn.Module):
   embedding.
   """
 
-  hidden_width: int
-  output_width: int
-  feedforward_width: int
-  num_layers: int
-  num_heads: int
-  max_positions: int
-  dropout: float
-  init_std: float
-  position_std: float
-  output_std: float
-  remat: bool
-  dtype: DTypeLike | None
-  output_dtype: DTypeLike | None
-  output_precision: jax.lax.Precision | None
+  settings: EncoderSettings
+  number: int
 
   @nn.compact
   def __call__(
     self, tokens: Float[Array, "b t d"], train: bool
   ) -> Float[Array, "b t _"]:
-    if tokens.shape[1] > self.max_positions:
+    s, n = self.settings, self.number
+    if tokens.shape[1] > s.max_positions:
       raise ValueError(
-        f"encoder: expected at most max_positions = {self.max_positions} tokens, "
+        f"encoder: expected at most max_positions = {s.max_positions} tokens, "
         f"got {tokens.shape[1]}"
       )
-    shape = (self.max_positions, self.hidden_width)
-    normal = nn.initializers.normal(self.position_std)
+    shape = (s.max_positions, s.hidden_widths[n])
+    normal = nn.initializers.normal(s.position_std)
     positions = self.param("position_embedding", normal, shape)
-    x = _dense(self.hidden_width, self.dtype, self.init_std, "embedding")(tokens)
+    x = _dense(s.hidden_widths[n], s.dtype, s.init_std, "embedding")(tokens)
     x += positions[: x.shape[1]].astype(x.dtype)
-    x = Dropout(self.dropout)(x, train)
-    self.sow("intermediates", "embed", x)
+    x = Dropout(s.dropout)(x, train)
     # `train`, the third argument of the call, decides what is computed.
-    layer = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
-    for n in range(self.num_layers):
-      x = layer(
-        self.num_heads,
-        self.feedforward_width,
-        self.dropout,
-        self.init_std,
-        self.dtype,
-        name=f"layer{n}",
-      )(x, train)
-    head, residual = (
-      _dense(
-        self.output_width,
-        self.output_dtype,
-        self.output_std,
-        name,
-        self.output_precision,
-      )
-      for name in ("head", "residual")
-    )
-    output = head(x) + residual(tokens)
-    self.sow("intermediates", "output", output)
-    return output
+    layer = nn.remat(EncoderLayer, static_argnums=(2,)) if s.remat else EncoderLayer
+    for k in range(s.num_layers):
+      x = layer(s, s.feedforward_widths[n], name=f"layer{k}")(x, train)
+    return self._output("head")(x) + self._output("residual")(tokens)
+
+  def _output(self, name: str) -> nn.Dense:
+    """Gives the block's output; the last block's is coordinates."""
+    s, width = self.settings, self.settings.output_widths[self.number]
+    if self.number == len(s.output_widths) - 1:
+      return _dense(width, None, s.output_std, name, EXACT)
+    return _dense(width, s.dtype, s.init_std, name)
 
 
 class EncoderLayer(nn.Module):
   """BERT's layer: attention and feed-forward, each LayerNorm(x + dropout(f(x)))."""
 
-  num_heads: int
+  settings: EncoderSettings
   feedforward_width: int
-  dropout: float
-  init_std: float
-  dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
-    width = x.shape[-1]
-    drop = Dropout(self.dropout)
-    attention = SelfAttention(
-      self.num_heads, self.dropout, self.init_std, self.dtype, name="attention"
-    )
-    context = attention(x, train)
-    self.sow("intermediates", "ctx", context)
+    width, drop = x.shape[-1], Dropout(self.settings.dropout)
+    context = SelfAttention(self.settings, name="attention")(x, train)
     attended = drop(self._dense(width, "attention_output")(context), train)
     x = self._layer_norm("attention_norm")(x + attended)
-    self.sow("intermediates", "attn", x)
     inner = self._dense(self.feedforward_width, "feedforward_inner")(x)
     inner = nn.gelu(inner, approximate=False)
-    self.sow("intermediates", "inter", inner)
     outer = drop(self._dense(width, "feedforward_output")(inner), train)
-    x = self._layer_norm("output_norm")(x + outer)
-    self.sow("intermediates", "output", x)
-    return x
+    return self._layer_norm("output_norm")(x + outer)
 
   def _dense(self, features: int, name: str) -> nn.Dense:
-    return _dense(features, self.dtype, self.init_std, name)
+    return _dense(features, self.settings.dtype, self.settings.init_std, name)
 
   def _layer_norm(self, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(
-      LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=name
+      LAYER_NORM_EPSILON, dtype=self.settings.dtype, use_fast_variance=False, name=name
     )
 
 
 class SelfAttention(nn.Module):
   """softmax(Q Kᵀ / √(d / heads)) V, every token to every token."""
 
-  num_heads: int
-  dropout: float
-  init_std: float
-  dtype: DTypeLike | None
+  settings: EncoderSettings
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
-    batch, count, width = x.shape
-    head_width = width // self.num_heads
+    s, (batch, count, width) = self.settings, x.shape
+    head_width = width // s.num_heads
     # Heads before tokens: the products' gradients are faster so on CPUs.
     query, key, value = (
-      _dense(width, self.dtype, self.init_std, name)(x)
-      .reshape(batch, count, self.num_heads, head_width)
+      _dense(width, s.dtype, s.init_std, name)(x)
+      .reshape(batch, count, s.num_heads, head_width)
       .transpose(0, 2, 1, 3)
       for name in ("query", "key", "value")
     )
@@ -205,7 +155,7 @@ class SelfAttention(nn.Module):
     # Softmax in at least float32, whatever the products are computed in.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     weights = nn.softmax(scores).astype(x.dtype)
-    weights = Dropout(self.dropout)(weights, train)
+    weights = Dropout(s.dropout)(weights, train)
     context = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
     return context.transpose(0, 2, 1, 3).reshape(batch, count, width)
 

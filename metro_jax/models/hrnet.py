@@ -55,18 +55,14 @@ class HRNet(nn.Module):
       for n in range(modules):
         exchange = Exchange(self.axis, self.dtype, name=f"stage{stage}_{n}")
         maps = exchange(maps, train)
-      for n, x in enumerate(maps):
-        self.sow("intermediates", f"stage{stage}_map{n}", x)
     return self._head(maps, train)
 
   def _stem(self, x: Array, train: bool) -> Array:
     """Two convolutions and the first stage: a map of a quarter of the size."""
     for n in (1, 2):
       x = self._conv(self.stem_width, 3, 2, f"stem{n}")(x, train)
-      self.sow("intermediates", f"stem_map{n}", x)
     for n in range(BLOCKS):
       x = self._bottleneck(self.stem_width, f"stage1_{n}")(x, train)
-    self.sow("intermediates", "stage1_map0", x)
     return x
 
   def _transition(self, maps: Maps, number: int, train: bool) -> Maps:
@@ -86,18 +82,14 @@ class HRNet(nn.Module):
     for n, x in enumerate(maps):
       width = self.stem_width * 2**n // 2
       x = self._bottleneck(width, f"incre_modules_{n}_0")(x, train)
-      self.sow("intermediates", f"raised{n}", x)
       if gathered is not None:
         name = f"downsamp_modules_{n - 1}"
         conv = self._conv(x.shape[-1], 3, 2, name, use_bias=True)
         lowered = conv(gathered, train)
-        self.sow("intermediates", f"lowered{n - 1}", lowered)
         x = x + lowered
       gathered = x
     final = self._conv(32 * self.stem_width, 1, 1, "final_layer", use_bias=True)
-    x = final(gathered, train)
-    self.sow("intermediates", "final_map", x)
-    return x
+    return final(gathered, train)
 
   def _conv(
     self, width: int, kernel: int, stride: int, name: str, use_bias: bool = False

@@ -302,7 +302,7 @@ def _mean(x: Array, axis: Axis | None) -> Array:
   return axis.mean(mean) if axis else mean
 
 
-class Mix(nn.Module):
+class TokenLinear(nn.Module):
   """A linear map over the second axis: y[b, o] = Σ_i kernel[i, o] x[b, i] + bias[o].
 
   It mixes grid positions into tokens, and coarse vertices into finer ones.

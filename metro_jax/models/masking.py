@@ -25,7 +25,7 @@ def sample_mask(
   Returns:
     True where a token is masked.
 
-  Source: METRO section 3.3; released code, metro/datasets/human_mesh_tsv.py.
+  Source: METRO section 3.3; original code, metro/datasets/human_mesh_tsv.py.
   """
   joints_key, vertices_key = jax.random.split(key)
   groups = ((joints_key, num_joints), (vertices_key, num_vertices))

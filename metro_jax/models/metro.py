@@ -4,6 +4,7 @@ Source: Lin, Wang and Liu, "End-to-End Human Pose and Mesh Reconstruction with
   Transformers", CVPR 2021, section 3.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,9 +23,9 @@ from metro_jax.body import mesh_levels
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models.blazepose import BlazePose
-from metro_jax.models.encoder import Encoder
+from metro_jax.models.encoder import Encoder, EncoderSettings
 from metro_jax.models.hrnet import WIDTHS, HRNet
-from metro_jax.models.layers import EXACT, Axis, Mix, torch_uniform
+from metro_jax.models.layers import EXACT, Axis, TokenLinear, torch_uniform
 from metro_jax.models.resnet import ResNet
 
 AXIS = "data"  # of the devices that train together
@@ -35,19 +36,18 @@ MASKED = 0.01  # what every channel of a masked token is set to
 AnyArray = Any  # NumPy's or JAX's
 
 
-@flax.struct.dataclass
-class Prediction:
+class Prediction(flax.struct.PyTreeNode):
   """What the network says of a batch; metres, camera frame, pelvis near the origin.
 
   Attributes:
     camera: s, tx, ty of the weak perspective, in the crop's [-1, 1].
-    joints: In the template's order.
+    query_joints: As the joint queries give them, in the template's order.
     vertices: Per mesh level, coarse to fine.
   """
 
-  camera: Float[AnyArray, "b 3"]
-  joints: Float[AnyArray, "b j 3"]
-  vertices: tuple[Float[AnyArray, "b _ 3"], ...]
+  camera: Float[AnyArray, "*b 3"]
+  query_joints: Float[AnyArray, "*b j 3"]
+  vertices: tuple[Float[AnyArray, "*b _ 3"], ...]
 
 
 class METRO(nn.Module):
@@ -114,7 +114,6 @@ class METRO(nn.Module):
     tokens = jnp.concatenate([queries.astype(tokens.dtype), tokens], axis=-1)
     if token_mask is not None:
       tokens = jnp.where(token_mask[..., None], MASKED, tokens)
-    self.sow("intermediates", "features_in", tokens)
     points = self.encoder(tokens, train)
     points = points.astype(jnp.promote_types(points.dtype, jnp.float32))
     joints, vertices = points[:, :num_joints], points[:, num_joints:]
@@ -126,13 +125,9 @@ class METRO(nn.Module):
     batch, height, width, channels = features.shape
     if self.token_source == "pooled":
       pooled = features.mean((1, 2))
-      self.sow("intermediates", "feat", pooled)
       return jnp.broadcast_to(pooled[:, None], (batch, count, channels))
-    self.sow("intermediates", "feat", features)
     grid = features.reshape(batch, height * width, channels)
-    tokens = Mix(count, dtype=self.dtype, name="token_mixing")(grid)
-    self.sow("intermediates", "tokens", tokens)
-    return tokens
+    return TokenLinear(count, dtype=self.dtype, name="token_mixing")(grid)
 
   def _camera(self, points: Float[Array, "b n 3"]) -> Float[Array, "b 3"]:
     x = _exact_dense(1, 3, "camera_coordinates")(points)[..., 0]
@@ -149,8 +144,10 @@ class METRO(nn.Module):
     for n, count in enumerate(self.upsampled):
       init = self.upsampling_inits[n] if self.upsampling_inits else None
       bias_init = nn.initializers.zeros if init else None
-      mix = Mix(count, init, bias_init, precision=EXACT, name=f"upsampling{n}")
-      levels.append(mix(levels[-1]))
+      raised = TokenLinear(
+        count, init, bias_init, precision=EXACT, name=f"upsampling{n}"
+      )
+      levels.append(raised(levels[-1]))
     return tuple(levels)
 
 
@@ -192,24 +189,11 @@ def build(
       f"config.body.levels: expected the mesh's levels {counts}, "
       f"got {tuple(config.body.levels)}"
     )
-  dtype = None if model.compute_dtype == "float32" else jnp.dtype(model.compute_dtype)
   axis = Axis(axis_name, model.batch_norm_group) if axis_name else None
+  dtype = _dtype(model)
   return METRO(
     backbone=_backbone(model, axis, dtype),
-    encoder=Encoder(
-      tuple(model.hidden_widths),
-      tuple(model.output_widths),
-      tuple(model.feedforward_widths),
-      num_layers=model.num_layers,
-      num_heads=model.num_heads,
-      max_positions=model.max_positions,
-      dropout=model.dropout,
-      init_std=model.init_std,
-      position_std=model.position_std,
-      output_std=model.output_std,
-      remat=model.remat,
-      dtype=dtype,
-    ),
+    encoder=Encoder(encoder_settings(model)),
     upsampled=counts[-2::-1],
     upsampling_inits=_upsampling_inits(model.upsampling_init, levels),
     token_source=model.token_source,
@@ -219,6 +203,16 @@ def build(
     feature_scale=FEATURE_SCALES.get(model.backbone, 1.0),
     dtype=dtype,
   )
+
+
+def encoder_settings(model: ConfigDict) -> EncoderSettings:
+  """Takes the settings of the same names from a config's model section."""
+  names = {field.name for field in dataclasses.fields(EncoderSettings)} - {"dtype"}
+  return EncoderSettings(**{name: model[name] for name in names}, dtype=_dtype(model))
+
+
+def _dtype(model: ConfigDict) -> DTypeLike | None:
+  return None if model.compute_dtype == "float32" else jnp.dtype(model.compute_dtype)
 
 
 def _backbone(

@@ -47,11 +47,8 @@ class ResNet(nn.Module):
     sizes, bottleneck = VARIANTS[self.variant]
     shared = {"axis": self.axis, "dtype": self.dtype}
     x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images)
-    self.sow("intermediates", "stem_conv", x)
     x = nn.relu(BatchNorm(**shared, name="bn1")(x, train))
-    self.sow("intermediates", "stem_relu", x)
     x = max_pool(x)
-    self.sow("intermediates", "stem_pool", x)
     for stage, blocks in enumerate(sizes):
       for block in range(blocks):
         x = ResidualBlock(
@@ -61,7 +58,6 @@ class ResNet(nn.Module):
           **shared,
           name=f"layer{stage + 1}_{block}",
         )(x, train)
-      self.sow("intermediates", f"stage{stage + 1}", x)
     return x
 
 

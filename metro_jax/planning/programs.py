@@ -18,9 +18,10 @@ from metro_jax.cluster import parallel
 from metro_jax.data import pipeline, schema
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation.eval_step import make_eval_step
-from metro_jax.models.setup import Network
+from metro_jax.models.setup import Geometry, Network, variable_shapes
 from metro_jax.planning.targets import Target
-from metro_jax.training import optimizer, state
+from metro_jax.training import optimizer as optimizers
+from metro_jax.training import state
 from metro_jax.training import step as steps
 
 Tree = Any  # a pytree of shapes
@@ -35,7 +36,7 @@ class Step(NamedTuple):
   function: Callable[..., Tree]
   state: Tree
   batch: Tree
-  geometry: steps.Geometry
+  geometry: Geometry
   donate: bool
 
 
@@ -90,25 +91,24 @@ def train_step(config: ConfigDict, network: Network, examples: int) -> Step:
     network: Its network.
     examples: A device's share of the batch.
   """
-  adam, px = optimizer.make_optimizer(config), config.data.image_px
+  optimizer, px = optimizers.make_optimizer(config), config.data.image_px
   averaged = config.optimizer.ema_decay > 0
   return Step(
-    function=steps.make_train_step(network.model, adam, config),
-    state=state.shapes(network.model, adam, network.template, px, averaged),
+    function=steps.make_train_step(network.model, optimizer, config),
+    state=state.shapes(network.model, optimizer, network.template, px, averaged),
     batch=batch_of(config, examples),
-    geometry=steps.geometry_of(network),
+    geometry=network.geometry,
     donate=True,
   )
 
 
 def eval_step(config: ConfigDict, network: Network, examples: int) -> Step:
   """The evaluation step of one device; arguments as for `train_step`."""
-  px = config.data.image_px
   return Step(
     function=make_eval_step(network.model),
-    state=state.variable_shapes(network.model, network.template, px),
+    state=variable_shapes(network, config),
     batch=batch_of(config, examples),
-    geometry=steps.geometry_of(network),
+    geometry=network.geometry,
     donate=False,
   )
 

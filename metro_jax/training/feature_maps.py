@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from metro_jax import files
 from metro_jax.data import pipeline
 from metro_jax.data.pipeline import Source
-from metro_jax.training.step import normalize_images
+from metro_jax.models.forward import normalize_images
 
 FOLDER = "maps"
 BATCH = 32  # crops at a time
@@ -104,13 +104,9 @@ def _open(
 def _make_forward(model: nn.Module, backbone: Any) -> Any:
   @jax.jit
   def forward(images: Any) -> Any:
-    gain = jnp.ones((len(images), 3), jnp.float32)
     variables = {"params": {"backbone": backbone}}
-    made = model.apply(
-      variables,
-      normalize_images(images, gain),
-      method=lambda m, x: m.backbone(x, False),
-    )
-    return made.astype(jnp.float16)
+    pixels = normalize_images(images)
+    made = model.apply(variables, pixels, method=lambda m, x: m.backbone(x, False))
+    return jnp.asarray(made, jnp.float16)
 
   return forward

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from metro_jax.body.template import Template
+from metro_jax.models.setup import make_variables
 
 Tree = Any  # nested dicts of arrays, here or stacked over devices
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Parameters, BatchNorm statistics, optimizer state, step and randomness.
 
   Attributes:
@@ -48,7 +48,7 @@ def create(
   seed: int,
   averaged: bool = False,
 ) -> TrainState:
-  """A fresh state, drawn from the seed.
+  """Draws a fresh state from the seed.
 
   Args:
     model: The network.
@@ -75,32 +75,12 @@ def shapes(
   image_px: int,
   averaged: bool = False,
 ) -> TrainState:
-  """What `create` makes, as `jax.ShapeDtypeStruct`s; allocates nothing."""
+  """Gives what `create` makes as `jax.ShapeDtypeStruct`s; allocates nothing."""
 
   def make(key: jax.Array) -> TrainState:
     return _make(model, optimizer, template, image_px, key, averaged)
 
   return jax.eval_shape(make, jax.random.key(0))
-
-
-def variable_shapes(model: nn.Module, template: Template, image_px: int) -> Tree:
-  """The network's variables as `jax.ShapeDtypeStruct`s; allocates nothing."""
-
-  def init(key: jax.Array) -> Tree:
-    return _variables(model, template, image_px, key)
-
-  return jax.eval_shape(init, jax.random.key(0))
-
-
-def _variables(
-  model: nn.Module, template: Template, image_px: int, key: jax.Array
-) -> Tree:
-  image = jnp.zeros((1, image_px, image_px, 3), jnp.float32)
-  variables = model.init(key, image, template, None, train=False)
-  return {
-    "params": variables["params"],
-    "batch_stats": variables.get("batch_stats", {}),
-  }
 
 
 def _make(
@@ -112,7 +92,7 @@ def _make(
   averaged: bool,
 ) -> TrainState:
   init_key, run_key = jax.random.split(key)
-  variables = _variables(model, template, image_px, init_key)
+  variables = make_variables(model, template, image_px, init_key)
   return TrainState(
     **variables,
     opt_state=optimizer.init(variables["params"]),
@@ -133,7 +113,7 @@ def _quick() -> dict[str, int | bool] | None:
 
 
 def with_weights(state: TrainState, variables: dict[str, Tree]) -> TrainState:
-  """A fresh run's state that starts from given weights."""
+  """Starts a fresh run's state from given weights."""
   params = variables["params"]
   return state.replace(
     params=params,

@@ -23,7 +23,6 @@ from metro_jax import train as command
 from metro_jax.checkpoints import bucket, checkpoint
 from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.models import setup
-from metro_jax.training import state
 from metro_jax.weights import torch_metro, weight_files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -190,7 +189,7 @@ def test_weights_are_converted_to_a_run_there_and_back(served, monkeypatch, tmp_
   monkeypatch.setattr(setup, "build", BUILD)
   config = tiny_config(tmp_path)
   network = setup.build(config)
-  shapes = state.variable_shapes(network.model, network.template, config.data.image_px)
+  shapes = setup.variable_shapes(network, config)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes

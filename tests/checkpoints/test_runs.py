@@ -8,7 +8,6 @@ from metro_jax import config as base
 from metro_jax.checkpoints import runs
 from metro_jax.checkpoints.checkpoint import ArchitectureError, Checkpoints
 from metro_jax.models import setup
-from metro_jax.training import state
 
 
 def small_config():
@@ -74,7 +73,7 @@ def test_a_network_comes_back_from_its_checkpoint(tmp_path):
   config = small_config()
   runs.save_config(tmp_path, config)
   network = setup.build(config)
-  shapes = state.variable_shapes(network.model, network.template, 32)
+  shapes = setup.variable_shapes(network, config)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(np.float32), shapes

@@ -9,7 +9,7 @@ NAN = np.nan
 
 
 def mean(name, *values):
-  return averaging.released_means({name: np.array(values)}, 2, ranks=2)[name]
+  return averaging.original_means({name: np.array(values)}, 2, ranks=2)[name]
 
 
 def test_ranks_take_turns_repeat_the_first_and_count_alike():
@@ -29,7 +29,7 @@ def test_pa_mpjpe_takes_zeros_for_unlabelled_examples():
 
 def test_a_split_that_divides_and_is_labelled_has_the_exact_mean():
   values = np.random.default_rng(0).uniform(size=8 * 30 * 2)
-  got = averaging.released_means({"pa_mpjpe_mm": values}, 30)
+  got = averaging.original_means({"pa_mpjpe_mm": values}, 30)
   assert got["pa_mpjpe_mm"] == pytest.approx(values.mean(), rel=1e-12)
 
 

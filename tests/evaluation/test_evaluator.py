@@ -17,8 +17,9 @@ from metro_jax.body import body_model, joints
 from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
 from metro_jax.evaluation import assessment, baseline, evaluator, protocols
+from metro_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from metro_jax.models.metro import Prediction
-from metro_jax.training.step import IMAGENET_MEAN, IMAGENET_STD, Geometry
+from metro_jax.models.setup import Geometry
 
 EXAMPLES, VERTICES, PX = 10, 30, 2
 RNG = np.random.default_rng(7)
@@ -48,8 +49,6 @@ GEOMETRY = Geometry(
   body=BODY,
   template=np.zeros(3, np.float32),
   level_rows=(np.arange(VERTICES, dtype=np.int32),),
-  joint_regressor=BODY.regressors["h36m"][joints.J14_FROM_H36M],
-  root_regressor=BODY.regressors["h36m"][:1],
 )
 MESHES_M = floats(256, VERTICES, 3)
 POSE, SHAPE = 0.3 * floats(EXAMPLES, 72), floats(EXAMPLES, 10)
@@ -67,7 +66,7 @@ class Lookup(nn.Module):
     meshes = self.param("meshes", nn.initializers.zeros, MESHES_M.shape)
     row = jnp.rint(pixels * 255).astype(int)
     zeros = jnp.zeros((len(images), 14, 3))
-    return Prediction(camera=zeros[:, 0], joints=zeros, vertices=(meshes[row],))
+    return Prediction(camera=zeros[:, 0], query_joints=zeros, vertices=(meshes[row],))
 
 
 def batches(size):
@@ -131,7 +130,7 @@ def test_every_example_counts_once_whatever_the_batch_size(size):
 def test_errors_of_every_example_are_kept_in_order():
   results = run(4)
   mpvpe, mpjpe = expected_errors(MESHES_M)
-  np.testing.assert_array_equal(results.index, np.arange(EXAMPLES))
+  np.testing.assert_array_equal(results.rows, np.arange(EXAMPLES))
   expected = np.where(HAS_MESH, mpvpe, np.nan)
   np.testing.assert_allclose(results.errors["mpvpe_mm"], expected, rtol=1e-5)
   expected = np.where(HAS_JOINTS, mpjpe, np.nan)

@@ -7,6 +7,7 @@ from metro_jax import config as base
 from metro_jax.evaluation import examples
 from metro_jax.evaluation.eval_step import Evaluation
 from metro_jax.evaluation.evaluator import Results
+from metro_jax.models.forward import Predicted
 
 VERTICES_M = np.array(
   [[-0.4, -0.4, 0], [0.4, -0.4, 0], [0, 0.5, 0], [0, 0, 0.3]], np.float32
@@ -77,7 +78,8 @@ def fake_step(state, batch):
   cameras = np.broadcast_to(np.array([1, 0, 0], np.float32), (*grey.shape, 3))
   errors = {"mpvpe_mm": grey, "mpjpe_mm": grey + 1, "pa_mpjpe_mm": grey - 1}
   return jax.tree.map(
-    jax.numpy.asarray, Evaluation({}, errors, {}, cameras, meshes, meshes, meshes)
+    jax.numpy.asarray,
+    Evaluation({}, errors, {}, Predicted(cameras, meshes, meshes, meshes)),
   )
 
 

@@ -110,8 +110,6 @@ def test_a_submission_holds_joints_then_vertices_in_metres(tmp_path):
     first, second = json.loads(archive.read("pred.json"))
   np.testing.assert_allclose(first, JOINTS, atol=1e-7)
   np.testing.assert_allclose(second, VERTICES_M, atol=1e-7)
-  joints, vertices = freihand.read_zip(path)
-  assert joints.shape == (COUNT, 21, 3) and vertices.shape == (COUNT, VERTICES, 3)
 
 
 def test_a_submission_with_nan_is_refused_and_not_written(tmp_path):
@@ -138,10 +136,3 @@ def test_the_truth_is_read_from_the_datasets_folder(tmp_path):
 def test_predictions_of_other_examples_are_refused():
   with pytest.raises(ValueError, match=r"joints: expected shape \(37, 21, 3\)"):
     freihand.score(JOINTS[:5], VERTICES_M[:5], TRUE_JOINTS, TRUE_VERTICES)
-
-
-def test_a_file_that_is_no_submission_is_refused(tmp_path):
-  path = tmp_path / "pred.zip"
-  path.write_bytes(b"nothing")
-  with pytest.raises(ValueError, match=r"expected a zip with pred\.json"):
-    freihand.read_zip(path)

@@ -10,7 +10,7 @@ import pytest
 from metro_jax.body import body_model, joints
 from metro_jax.data import augment
 from metro_jax.evaluation import mirror, tta
-from metro_jax.training import step
+from metro_jax.models.setup import Geometry
 
 ROWS, COLUMNS = 65, 53  # of each side: 2 * 65 * 53 = 6890
 VERTICES = 2 * ROWS * COLUMNS
@@ -146,7 +146,7 @@ def test_a_mirrored_view_that_is_right_changes_neither_mesh_nor_joints(
 ):
   views = tta.Views((augment.identity(), FLIP), found, first_twice=False)
   regress = body.regressors["h36m"][joints.J14_FROM_H36M]
-  geometry = step.Geometry(body, None, (), regress, None)
+  geometry = Geometry(body, None, ())
   seen = np.stack(posed, axis=1)  # (1, 2, v, 3)
   vertices_m, joints_m = tta.average(seen, views, geometry)
   np.testing.assert_allclose(vertices_m, posed[0], atol=2e-5)

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import cv2
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from metro_jax import config as base
 from metro_jax.body import humanoid
 from metro_jax.data import augment, pipeline
 from metro_jax.evaluation import metrics, mirror, tta
-from metro_jax.training.step import Geometry
+from metro_jax.models.setup import Geometry
 
 RNG = np.random.default_rng(2)
 PX = 64
@@ -103,7 +104,7 @@ def test_mirrored_meshes_change_sides_vertex_by_vertex():
 
 
 REGRESSOR = jnp.asarray(RNG.dirichlet(np.ones(20), size=5), jnp.float32)
-GEOMETRY = Geometry(None, None, (), joint_regressor=REGRESSOR, root_regressor=None)
+GEOMETRY = Geometry(types.SimpleNamespace(mesh_regressor=REGRESSOR), None, ())
 
 
 @pytest.mark.parametrize(("first_twice", "weights"), [(False, [1, 1]), (True, [2, 1])])

@@ -15,8 +15,6 @@ from metro_jax.evaluation import evaluator, second_pass
 from metro_jax.inference import predictor
 from metro_jax.models import setup
 from metro_jax.rendering.overlay import Box, to_pixels
-from metro_jax.training import state
-from metro_jax.training import step as steps
 from tests.fixtures.drawn import Drawn
 
 
@@ -33,19 +31,21 @@ def run(config):
   """A network of random weights: whatever it says must be told consistently."""
   network = setup.build(config)
   px = config.data.image_px
-  init = jax.jit(lambda key: state._variables(network.model, network.template, px, key))
+  init = jax.jit(
+    lambda key: setup.make_variables(network.model, network.template, px, key)
+  )
   return runs.Run(config, network, jax.device_get(init(jax.random.key(3))), 0)
 
 
 def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, run):
   source, network = Drawn("test", 5, 96), run.network
-  geometry = steps.geometry_of(network)
+  geometry = network.geometry
   eval_step = evaluator.map_eval_step(network.model, geometry)
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
   variables = parallel.replicate(run.variables)
   done = step(variables, parallel.shard(batch))
-  vertices, cameras = parallel.gather((done.vertices, done.camera))
+  vertices, cameras = parallel.gather((done.predicted.vertices, done.predicted.camera))
   look = predictor.make_predictor(run)
   for row, example in enumerate(source.rows):
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), 1)[..., ::-1]
@@ -60,11 +60,11 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
 
 def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
   source, network = Drawn("test", 4, 96), run.network
-  eval_step = evaluator.map_eval_step(network.model, steps.geometry_of(network))
+  eval_step = evaluator.map_eval_step(network.model, network.geometry)
   step = second_pass.of_split(eval_step, source, config)
   (batch,) = pipeline.eval_batches(source, config)
   done = step(parallel.replicate(run.variables), parallel.shard(batch))
-  joints_m = parallel.gather(done.regressed_joints)
+  joints_m = parallel.gather(done.predicted.joints)
   told = parallel.gather(done.errors)["mpjpe_mm"]
   for row, example in enumerate(source.rows):
     true_m = example["joints_3d_m"][framing.joints.J14_FROM_J24, :3]

@@ -15,6 +15,7 @@ from metro_jax import config as base
 from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models import encoder, metro
+from tests.fixtures.calls import Calls
 
 COUNTS = (90, 60, 40)  # vertices a level, fine to coarse
 JOINTS = 14
@@ -132,7 +133,8 @@ def dropped() -> dict[str, np.ndarray]:
   Positions are ones and all kernels zeros: every token is alike, attention is even,
   and biases are what the context and the two output projections give.
   """
-  block = encoder.Encoder((WIDTH,), (3,), (8,), 1, HEADS, TOKENS, RATE)
+  settings = encoder.EncoderSettings((WIDTH,), (3,), (8,), 1, HEADS, TOKENS, RATE)
+  block = encoder.Encoder(settings)
   tokens = jnp.zeros((1, TOKENS, 5))
   shapes = jax.eval_shape(block.init, jax.random.key(0), tokens)
   params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
@@ -147,13 +149,19 @@ def dropped() -> dict[str, np.ndarray]:
 
   @quick
   def run(key: jax.Array) -> Any:
-    rngs = {"dropout": key}
-    return block.apply(params, tokens, True, rngs=rngs, mutable="intermediates")[1]
+    calls = Calls()
+    with nn.intercept_methods(calls):
+      block.apply(params, tokens, True, rngs={"dropout": key})
+    return calls.outputs
 
-  found = run(jax.random.key(1))["intermediates"]["block0"]
-  inner = {name: found["layer0"][name] for name in ("ctx", "attn", "output")}
-  values = {"embed": found["embed"], **inner}
-  return {name: np.asarray(value[0])[0] for name, value in values.items()}
+  found, layer = run(jax.random.key(1)), "block0/layer0"
+  paths = {
+    "embed": "block0/Dropout_0",
+    "ctx": f"{layer}/attention",
+    "attn": f"{layer}/attention_norm",
+    "output": f"{layer}/output_norm",
+  }
+  return {name: np.asarray(found[path])[0] for name, path in paths.items()}
 
 
 def test_dropout_stands_after_the_embedding_with_its_positions(dropped):

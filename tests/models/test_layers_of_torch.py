@@ -119,12 +119,16 @@ def test_a_convolution_pads_equally_and_starts_its_windows_at_the_corner():
 def test_mix_is_a_linear_map_over_the_second_axis():
   x, kernel = RNG.standard_normal((2, 4, 3)), RNG.standard_normal((4, 5))
   bias = RNG.standard_normal(5)
-  y = layers.Mix(5).apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
+  y = layers.TokenLinear(5).apply(
+    {"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x)
+  )
   np.testing.assert_allclose(y[1, :, 2], x[1, :, 2] @ kernel + bias)
 
 
 def test_default_weights_are_uniform_within_one_over_root_of_fan_in():
-  params = layers.Mix(300).init(jax.random.key(0), jnp.zeros((1, 100, 3)))["params"]
+  params = layers.TokenLinear(300).init(jax.random.key(0), jnp.zeros((1, 100, 3)))[
+    "params"
+  ]
   for values in params.values():
     assert abs(values).max() <= 0.1
     np.testing.assert_allclose(values.std(), 0.1 / np.sqrt(3), rtol=0.1)

@@ -6,9 +6,11 @@ that is wrong. The weights are made by a rule from their PyTorch names.
 
 import json
 import pathlib
+import re
 import runpy
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -17,25 +19,28 @@ from metro_jax.body.mesh_levels import MeshLevels
 from metro_jax.body.template import Template
 from metro_jax.models import metro
 from metro_jax.weights import torch_metro
+from tests.fixtures.calls import Calls
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 fill_value = runpy.run_path(str(GOLDENS / "fill_rule.py"))["fill_value"]
 COUNTS = {"body": (6890, 1723, 431), "hand": (778, 195)}
 JOINTS = {"body": 14, "hand": 21}
-HRNET_NAMES = {
-  "stem_map1": ("backbone.bn1",),
-  "stem_map2": ("backbone.bn2",),
-  "stage1_map0": ("backbone.layer1",),
-  "final_map": ("backbone.final_layer",),
-  **{
-    f"stage{stage}_map{n}": (f"backbone.stage{stage}.{n}",)
-    for stage in (2, 3, 4)
-    for n in range(stage)
-  },
-  **{f"raised{n}": (f"backbone.incre_modules.{n}",) for n in range(4)},
-  **{f"lowered{n}": (f"backbone.downsamp_modules.{n}",) for n in range(3)},
+# The goldens' names of what our modules give.
+HRNET_OUTPUTS = {
+  "backbone.bn1": "stem1",
+  "backbone.bn2": "stem2",
+  "backbone.layer1": "stage1_3",
+  "backbone.final_layer": "final_layer",
+  **{f"backbone.incre_modules.{n}": f"incre_modules_{n}_0" for n in range(4)},
+  **{f"backbone.downsamp_modules.{n}": f"downsamp_modules_{n}" for n in range(3)},
 }
+HRNET_STAGES = {2: "stage2_0", 3: "stage3_3", 4: "stage4_2"}  # their last exchanges
+RESNET_OUTPUTS = {
+  "backbone.0": "conv1",
+  **{f"backbone.{n + 3}": f"layer{n}_{last}" for n, last in enumerate((2, 3, 5, 2), 1)},
+}
+LAYER_OUTPUTS = {"ctx": "attention", "attn": "attention_norm", "": "output_norm"}
 RELATIVE_F64 = 1e-9
 NOISE_FACTOR_F32 = 10
 
@@ -85,44 +90,72 @@ def run(network: str, dtype: Any, **call: Any) -> dict[str, np.ndarray]:
   inputs = jax.tree.map(
     lambda x: np.asarray(x, dtype), (variables, golden_images(), template)
   )
-  mutable = ["intermediates", "batch_stats"]
+
+  @jax.jit
+  def forward(variables: Any, images: Any, template: Any) -> Any:
+    calls = Calls()
+    with nn.intercept_methods(calls):
+      made = model.apply(variables, images, template, mutable=["batch_stats"], **call)
+    return *made, inner_tensors(calls, model.token_source)
+
   with jax.enable_x64(dtype == np.float64):
-    forward = jax.jit(lambda v, x, t: model.apply(v, x, t, mutable=mutable, **call))
-    prediction, state = jax.device_get(forward(*inputs))
+    prediction, state, inner = jax.device_get(forward(*inputs))
   assert prediction.camera.dtype == dtype
   return {
-    **inner_tensors(state["intermediates"]),
+    **{k: np.moveaxis(v, -1, 1) if v.ndim == 4 else v for k, v in inner.items()},
     **outputs(prediction),
     **running_statistics(state["batch_stats"]),
   }
 
 
-def inner_tensors(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-  """Intermediates by the goldens' names, maps as (b, c, h, w)."""
-  renamed = {
-    "stem_conv": ("backbone.0",),
-    "stem_relu": ("backbone.1", "backbone.2"),
-    "stem_pool": ("backbone.3",),
-    **{f"stage{n}": (f"backbone.{n + 3}",) for n in (1, 2, 3, 4)},
-    **HRNET_NAMES,
+def inner_tensors(calls: Calls, token_source: str) -> dict[str, Any]:
+  """What the modules take and give, by the goldens' names."""
+  features, given = calls.outputs["backbone"], calls.outputs
+  found = {
+    "features_in": calls.inputs["encoder"],
+    "feat": features.mean((1, 2)) if token_source == "pooled" else features,
+    **backbone_tensors(calls),
   }
-  found: dict[str, np.ndarray] = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      inner = "" if name in ("backbone", "encoder") else f"{prefix}{name}."
-      found |= inner_tensors(value, inner)
-      continue
-    value = np.moveaxis(value[0], -1, 1) if value[0].ndim == 4 else value[0]
-    name = f"{prefix}{name}".removesuffix(".output")
-    found |= dict.fromkeys(renamed.get(name, (name,)), value)
+  if token_source == "grid":
+    found["tokens"] = given["token_mixing"]
+  for block in [path for path in given if re.fullmatch(r"encoder/block\d", path)]:
+    name = block.removeprefix("encoder/")
+    found |= {name: given[block], f"{name}.embed": given[f"{block}/Dropout_0"]}
+    for layer in [path for path in given if re.fullmatch(rf"{block}/layer\d", path)]:
+      name = layer.removeprefix("encoder/").replace("/", ".")
+      for inner, module in LAYER_OUTPUTS.items():
+        found[f"{name}.{inner}".removesuffix(".")] = given[f"{layer}/{module}"]
+      widened = given[f"{layer}/feedforward_inner"]
+      found[f"{name}.inter"] = nn.gelu(widened, approximate=False)
   return found
+
+
+def backbone_tensors(calls: Calls) -> dict[str, Any]:
+  """Those of the backbone."""
+  given = calls.outputs
+  if "backbone/final_layer" not in given:
+    normal = nn.relu(given["backbone/bn1"])
+    return {
+      **{"backbone.1": normal, "backbone.2": normal},
+      "backbone.3": calls.inputs["backbone/layer1_0"],
+      **{name: given[f"backbone/{module}"] for name, module in RESNET_OUTPUTS.items()},
+    }
+  stages = {
+    f"backbone.stage{stage}.{n}": x
+    for stage, module in HRNET_STAGES.items()
+    for n, x in enumerate(given[f"backbone/{module}"])
+  }
+  outputs = {
+    name: given[f"backbone/{module}"] for name, module in HRNET_OUTPUTS.items()
+  }
+  return {**outputs, **stages}
 
 
 def outputs(prediction: metro.Prediction) -> dict[str, np.ndarray]:
   names = ("out.vertices", "out.vertices_sub", "out.vertices_sub2")
   return {
     "out.camera": prediction.camera,
-    "out.joints3d": prediction.joints,
+    "out.joints3d": prediction.query_joints,
     **dict(zip(names, reversed(prediction.vertices), strict=False)),
   }
 

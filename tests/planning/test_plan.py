@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from metro_jax.models.setup import Geometry
 from metro_jax.planning import plan, programs, targets
 from metro_jax.planning.chips import Chip
 from metro_jax.planning.hlo import Collectives, Traffic
 from metro_jax.training import state
-from metro_jax.training import step as steps
 
 CHIP = Chip("toy", 1e12, 16e9, 1e9, 1e8, 128, 8, "nowhere")
 GIB = 2.0**30
@@ -18,7 +18,7 @@ NO_SCRATCH = (
   "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom: Ran out of memory in memory "
   "space vmem while allocating on stack"
 )
-NO_BODY = steps.Geometry(None, None, (), None, None)
+NO_BODY = Geometry(None, None, ())
 
 
 def toy_target(devices: int = 4, memory_bytes: float = 16 * GIB) -> targets.Target:

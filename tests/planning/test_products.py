@@ -7,7 +7,6 @@ import pytest
 from metro_jax import config as base
 from metro_jax.models import setup
 from metro_jax.planning import products
-from metro_jax.training import state
 from metro_jax.training.step import AXIS
 
 
@@ -97,7 +96,7 @@ def test_metros_forward_pass_has_the_published_operations(backbone, total, of_ba
   config.model.backbone = backbone
   network = setup.build(config)
   px = config.data.image_px
-  variables = state.variable_shapes(network.model, network.template, px)
+  variables = setup.variable_shapes(network, config)
 
   def forward(variables, images):
     return network.model.apply(variables, images, network.template)

@@ -11,7 +11,7 @@ import pytest
 
 from metro_jax.cluster import parallel
 from metro_jax.data.batch import Batch
-from metro_jax.models import setup
+from metro_jax.models import forward, setup
 from metro_jax.training import optimizer, step
 from metro_jax.training import state as states
 
@@ -71,7 +71,7 @@ def variables_and_network(dtype):
 def predict(dtype):
   fresh, network = variables_and_network(dtype)
   batch = make_batch()
-  pictures = step.normalize_images(batch.image, batch.color_gain)
+  pictures = forward.normalize_images(batch.image, batch.color_gain)
   run = jax.jit(
     lambda v, x: network.model.apply(v, x, network.template, None, train=False)
   )
@@ -89,7 +89,7 @@ def test_outputs_are_float32_and_within_the_rounding_of_bfloat16():
 def test_parameters_gradients_softmax_and_losses_stay_float32():
   fresh, network = variables_and_network("bfloat16")
   config = make_config("bfloat16")
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   adam = optimizer.make_optimizer(config)
   train_step = step.make_train_step(network.model, adam, config)
   shapes = jax.eval_shape(
@@ -116,7 +116,7 @@ def test_parameters_gradients_softmax_and_losses_stay_float32():
 def last_loss(dtype, seed):
   config = make_config(dtype, seed)
   network = setup.build(config)
-  geometry = step.geometry_of(network)
+  geometry = network.geometry
   adam = optimizer.make_optimizer(config)
   fresh = states.create(network.model, adam, network.template, 32, seed)
   mapped = parallel.map_step(

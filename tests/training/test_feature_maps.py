@@ -9,7 +9,7 @@ import pytest
 from configs import embedded
 from metro_jax.data import pipeline
 from metro_jax.models import setup
-from metro_jax.training import feature_maps, state
+from metro_jax.training import feature_maps
 from tests.fixtures.drawn import Drawn
 
 
@@ -26,8 +26,8 @@ def made(tmp_path_factory, source):
   config.data.data_dir = str(tmp_path_factory.mktemp("data"))
   config.train.batch_size = 4
   network = setup.build(config)
-  init = jax.jit(lambda key: state._variables(network.model, network.template, 64, key))
-  variables = init(jax.random.key(0))
+  drawn = network.model, network.template, 64
+  variables = jax.jit(lambda key: setup.make_variables(*drawn, key))(jax.random.key(0))
   maps = feature_maps.open_maps(config, source, network.model, variables)
   return config, network, variables, np.array(maps)
 

@@ -14,9 +14,11 @@ import pytest
 from metro_jax import config as base
 from metro_jax.body import joints, mesh_levels
 from metro_jax.cluster import parallel
-from metro_jax.models import metro
-from metro_jax.models.encoder import Encoder
+from metro_jax.models import forward, metro
+from metro_jax.models.encoder import Encoder, EncoderSettings
 from metro_jax.models.metro import Prediction
+from metro_jax.models.setup import Geometry
+from metro_jax.models.targets import make_targets
 from metro_jax.training import losses, step
 from metro_jax.training import state as states
 
@@ -144,18 +146,18 @@ def test_sums_by_dataset_are_those_of_its_own_examples(recipe):
   np.testing.assert_array_equal(got["examples"], [7, 6, 0])  # 13 are valid
   np.testing.assert_array_equal(got["labelled"], [6, 5, 0])  # rows below 11
   variables = {"params": seen[0].params}
-  pictures = step.normalize_images(batch.image, batch.color_gain)
+  pictures = forward.normalize_images(batch.image, batch.color_gain)
   prediction = Plain().apply(variables, pictures, GEOMETRY.template, None, True)
-  targets = step.make_targets(batch, GEOMETRY)
+  targets = make_targets(batch, GEOMETRY)
   for place in (0, 1):
     rows = np.flatnonzero((belongs == place) & batch.valid)
     total = 0.0
     for row in rows:
       one = jax.tree.map(lambda x, i=row: x[i : i + 1], (prediction, targets))
-      total += losses.compute(*one, GEOMETRY.joint_regressor, config.loss).total
+      total += losses.compute(*one, GEOMETRY.body.mesh_regressor, config.loss).total
     np.testing.assert_allclose(got["loss"][place], total, rtol=1e-4)
     meshes = np.asarray(prediction.vertices[-1])
-    joints_3d = np.einsum("jv,bvc->bjc", GEOMETRY.joint_regressor, meshes)
+    joints_3d = np.einsum("jv,bvc->bjc", GEOMETRY.body.mesh_regressor, meshes)
     true = np.asarray(targets.joints_3d[..., :3])
     gap = [x - x[:, 2:4].mean(1, keepdims=True) for x in (joints_3d, true)]
     errors = 1000 * np.linalg.norm(gap[0] - gap[1], axis=-1).mean(-1)
@@ -172,15 +174,23 @@ def test_a_datasets_error_is_of_labelled_joints_of_examples_that_label_the_root(
   r_hip, l_hip, head = joints.index(joints.J24, ("R_Hip", "L_Hip", "Head"))
   for row, hidden in ((0, [r_hip]), (1, [r_hip, l_hip]), (2, [head])):
     labels[row, hidden] = [np.nan, np.nan, np.nan, 0]
-  made = jax.jit(lambda batch: step.make_targets(batch, GEOMETRY))
+  made = jax.jit(lambda batch: make_targets(batch, GEOMETRY))
   targets = made(batch.replace(joints_3d_m=labels))
   rng = np.random.default_rng(0)
   vertices = tuple(rng.normal(size=v.shape) for v in targets.vertices)
   zeros = np.zeros((16, 3), np.float32), np.zeros((16, 14, 3), np.float32)
   prediction = jax.tree.map(np.float32, Prediction(*zeros, vertices))
   one = batch.replace(dataset=np.where(np.arange(16) < 3, 0, 1).astype(np.int32))
-  regressor = GEOMETRY.joint_regressor
-  sums = jax.jit(lambda *case: step.by_dataset(*case, regressor, config))
+  regressor = GEOMETRY.body.mesh_regressor
+  joints_m = np.float32(regressor @ vertices[-1])
+
+  @jax.jit
+  def sums(prediction, targets, batch):
+    recipe = losses.make_recipe(config.loss)
+    terms = losses.per_example(prediction, targets, regressor, recipe)
+    loss = losses.total(terms, recipe)
+    return step.by_dataset(loss, joints_m, targets, batch, config)
+
   got = sums(prediction, targets, one)
   np.testing.assert_array_equal(got["labelled"], [1, 8])
   found = regressor @ vertices[-1][2]
@@ -201,7 +211,7 @@ def test_the_config_says_whether_3d_joints_are_labels_or_the_meshes(true_joints)
 
   @functools.partial(jax.vmap, axis_name=step.AXIS)
   def joint_loss(batch):
-    key, counts = jax.random.key(0), losses.Counts(*[jnp.ones(())] * 3)
+    key, counts = jax.random.key(0), losses.Terms(*[jnp.ones(())] * 4)
     args = (variables, batch, GEOMETRY, key, counts, config)
     return step._loss(Plain(), *args)[1][0].joints
 
@@ -226,7 +236,7 @@ def test_training_reads_no_gendered_body():
   gendered = len(jax.tree.leaves(geometry.gendered))
   inputs = [id(variable) in read for variable in jaxpr.invars]
   assert not any(inputs[-gendered:]) and sum(inputs) > 10
-  assert step.Geometry._fields[-1] == "gendered"  # the last of the inputs
+  assert Geometry._fields[-1] == "gendered"  # the last of the inputs
 
 
 def test_a_single_dataset_has_no_sums_of_its_own():
@@ -240,9 +250,8 @@ def test_layers_computed_twice_give_the_same_numbers():
   rngs = {"dropout": jax.random.key(1)}
   gradients = []
   for remat in (False, True):
-    encoder = Encoder(
-      **widths, feedforward_widths=(16, 16), num_layers=2, remat=remat, init_std=0.3
-    )
+    inner = {"feedforward_widths": (16, 16), "num_layers": 2, "init_std": 0.3}
+    encoder = Encoder(EncoderSettings(**widths, **inner, remat=remat))
     variables = encoder.init(jax.random.key(0), x)
 
     def loss(variables, encoder=encoder):
@@ -270,5 +279,5 @@ def test_the_config_reaches_the_network():
     (faces, faces),
   )
   model = metro.build(config, levels)
-  assert model.encoder.remat
+  assert model.encoder.settings.remat
   assert model.backbone.axis == ("data", 2)

@@ -11,11 +11,11 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.models.metro import Prediction
+from metro_jax.models.targets import Targets
 from metro_jax.training import losses
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "helpers.npz"
 COUNTS = (5, 9, 20)  # vertices a level, coarse to fine
-released = jax.jit(losses.released)
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,16 @@ def goldens() -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def recipe_named(recipe: str):
+def recipe_named(recipe: str, levels: int = len(COUNTS)):
   """The compiled loss of a config that only names its recipe."""
   config = base.get_config().loss
-  config.recipe = recipe
+  config.recipe, config.vertex_levels = recipe, (1.0,) * levels
   return jax.jit(lambda *case: losses.compute(*case, config))
+
+
+def released(prediction: Prediction, *labels):
+  """The original code's loss of a body."""
+  return recipe_named("released", len(prediction.vertices))(prediction, *labels)
 
 
 def named_normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -48,7 +53,7 @@ def golden_inputs(goldens: dict[str, np.ndarray], pattern: int):
   """The released helpers' inputs as one prediction; the regressor gives zeros."""
   f64 = {k: v.astype(np.float64) for k, v in goldens.items() if "/in_" in k}
   flags = goldens["loss/in_flags"][pattern] == 1
-  target = losses.Targets(
+  target = Targets(
     vertices=(named_normal("L.gv", (4, 431, 3)),),
     joints_3d=f64["loss/in_G3"],
     joints_2d=f64["loss/in_G2"],
@@ -58,7 +63,7 @@ def golden_inputs(goldens: dict[str, np.ndarray], pattern: int):
   )
   prediction = Prediction(
     camera=np.tile([1.0, 0.0, 0.0], (4, 1)),
-    joints=f64["loss/in_P3"],
+    query_joints=f64["loss/in_P3"],
     vertices=(named_normal("L.pv", (4, 431, 3)),),
   )
   return prediction, jax.tree.map(jnp.asarray, target), np.zeros((14, 431))
@@ -68,7 +73,7 @@ def only_projection(goldens: dict[str, np.ndarray], joints_2d: jax.Array):
   """A prediction whose joints project to `joints_2d`."""
   prediction, targets, regressor = golden_inputs(goldens, 0)
   joints = jnp.concatenate([joints_2d, jnp.zeros((4, 14, 1))], axis=-1)
-  return prediction.replace(joints=joints), targets, regressor
+  return prediction.replace(query_joints=joints), targets, regressor
 
 
 @pytest.mark.parametrize("pattern", range(5))
@@ -86,9 +91,9 @@ def test_released_3d_gradient_equals_the_released_code(goldens, pattern):
   prediction, targets, regressor = golden_inputs(goldens, pattern)
 
   def joint_loss(joints):
-    return losses.released(prediction.replace(joints=joints), targets, regressor).joints
+    return released(prediction.replace(query_joints=joints), targets, regressor).joints
 
-  got = jax.jit(jax.grad(joint_loss))(prediction.joints)
+  got = jax.jit(jax.grad(joint_loss))(prediction.query_joints)
   np.testing.assert_allclose(got, goldens[f"loss/f64/{pattern}.grad3d"], atol=1e-9)
 
 
@@ -112,10 +117,10 @@ def random_case(seed: int, batch: int = 4):
   normal = rng.standard_normal
   prediction = Prediction(
     camera=normal((batch, 3)),
-    joints=normal((batch, 14, 3)),
+    query_joints=normal((batch, 14, 3)),
     vertices=tuple(normal((batch, n, 3)) for n in COUNTS),
   )
-  targets = losses.Targets(
+  targets = Targets(
     vertices=tuple(normal((batch, n, 3)) for n in COUNTS),
     joints_3d=np.concatenate(
       [normal((batch, 14, 3)), rng.uniform(size=(batch, 14, 1))], axis=-1
@@ -162,8 +167,8 @@ def numpy_terms(p, t, regressor):
     for x, y in zip(p.vertices, t.vertices, strict=True)
   ]
   regressed = np.stack([regressor @ v for v in p.vertices[-1]])
-  both = projection(p.joints) + projection(regressed)
-  return levels, joints(p.joints), joints(regressed), both
+  both = projection(p.query_joints) + projection(regressed)
+  return levels, joints(p.query_joints), joints(regressed), both
 
 
 def test_paper_loss_equals_its_equations_in_numpy():
@@ -171,7 +176,7 @@ def test_paper_loss_equals_its_equations_in_numpy():
   weights.update(vertices=2.0, joints=3.0, regressed_joints=5.0, projection=7.0)
   weights.vertex_levels = (1.0, 0.5, 2.0)
   case = random_case(1)
-  got = jax.jit(lambda *case: losses.paper(*case, weights))(*case)
+  got = jax.jit(lambda *case: losses.compute(*case, weights))(*case)
   levels, direct, regressed, projection = numpy_terms(*case)
   vertices = (levels[0] + 0.5 * levels[1] + 2 * levels[2]) / 3.5
   np.testing.assert_allclose(got.vertices, vertices, rtol=1e-12)
@@ -238,14 +243,11 @@ def test_mean_of_the_devices_shares_is_the_loss_of_the_whole_batch(recipe):
   halves = [
     jax.tree.map(lambda x, h=h: x[h : h + 2], (prediction, targets)) for h in (0, 2)
   ]
-  leaves = [jax.tree.leaves(half) for half in halves]
-  structure = jax.tree.structure(halves[0])
 
-  def share(leaves):
-    half = jax.tree.unflatten(structure, leaves)
+  def share(half):
     return losses.compute(*half, regressor, config, axis_name="data").total
 
-  stacked = [jnp.stack(pair) for pair in zip(*leaves, strict=True)]
+  stacked = jax.tree.map(lambda *pair: jnp.stack(pair), *halves)
   shares = jax.jit(jax.vmap(share, axis_name="data"))(stacked)
   assert abs(shares[0] - shares[1]) > 0.01
   np.testing.assert_allclose(shares.mean(), whole.total, rtol=1e-12)
@@ -255,7 +257,7 @@ def hand_case(seed: int):
   """A hand's prediction of two levels and 21 joints, and its targets."""
   rng = np.random.default_rng(seed)
   normal, counts = rng.standard_normal, COUNTS[1:]
-  targets = losses.Targets(
+  targets = Targets(
     vertices=tuple(normal((3, n, 3)) for n in counts),
     joints_3d=np.concatenate([normal((3, 21, 3)), np.ones((3, 21, 1))], axis=-1),
     joints_2d=np.concatenate(
@@ -267,7 +269,7 @@ def hand_case(seed: int):
   )
   prediction = Prediction(
     camera=normal((3, 3)),
-    joints=normal((3, 21, 3)),
+    query_joints=normal((3, 21, 3)),
     vertices=tuple(normal((3, n, 3)) for n in counts),
   )
   return prediction, targets, normal((21, COUNTS[-1]))
@@ -276,6 +278,7 @@ def hand_case(seed: int):
 def test_the_hands_released_loss_has_weights_of_one_halves_a_level_and_a_wrist():
   config = base.get_config().loss
   config.recipe, config.root = "released", "wrist"
+  config.vertex_levels = (1.0, 1.0)
   prediction, targets, regressor = hand_case(7)
   got = jax.jit(lambda *case: losses.compute(*case, config))(
     *jax.tree.map(jnp.asarray, (prediction, targets)), regressor
@@ -287,7 +290,7 @@ def test_the_hands_released_loss_has_weights_of_one_halves_a_level_and_a_wrist()
   regressed = regressor @ prediction.vertices[-1]
   true = targets.joints_3d[..., :3] - targets.joints_3d[:, :1, :3]
   joints, projection = [], 0.0
-  for points in (prediction.joints, regressed):
+  for points in (prediction.query_joints, regressed):
     joints.append(np.square(points - points[:, :1] - true)[known].mean())
     s, shift = prediction.camera[:, :1, None], prediction.camera[:, None, 1:]
     off = s * (points[..., :2] + shift) - targets.joints_2d[..., :2]
@@ -310,7 +313,7 @@ def test_the_papers_loss_compares_a_hands_joints_from_its_wrist():
     for labels in (targets, moved)
   )
   np.testing.assert_allclose(again.joints, got.joints, rtol=1e-9)
-  points = prediction.joints - prediction.joints[:, :1]
+  points = prediction.query_joints - prediction.query_joints[:, :1]
   true = targets.joints_3d[..., :3] - targets.joints_3d[:, :1, :3]
   want = np.abs(points - true).sum(-1).mean(-1)[targets.has_joints_3d].mean()
   np.testing.assert_allclose(got.joints, want, rtol=1e-12)

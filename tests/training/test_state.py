@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
+from metro_jax import config as base
 from metro_jax.cluster import parallel
-from metro_jax.training import state, step
+from metro_jax.models import setup
+from metro_jax.training import state
 from metro_jax.training.state import TrainState
 
 
@@ -31,7 +33,10 @@ def test_a_fresh_state_follows_its_seed_and_has_the_shapes_foretold(on_devices):
   assert (first.key != other.key).any()
   kernels = [s.params["Dense_0"]["kernel"] for s in (first, other)]
   assert (kernels[0] != kernels[1]).any()
-  told = state.variable_shapes(model, template, on_devices.PX)
+  config = base.get_config()
+  config.data.image_px = on_devices.PX
+  network = setup.Network(model, None, None, template)
+  told = setup.variable_shapes(network, config)
   assert jax.tree.structure(told) == jax.tree.structure(first.variables)
   for x, y in zip(jax.tree.leaves(told), jax.tree.leaves(first.variables), strict=True):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
@@ -48,9 +53,9 @@ def test_donating_a_replicated_state_leaves_the_original_and_saved_copies_alone(
   on_device = jax.numpy.asarray(original)
 
   def add(x, batch, geometry):
-    return x + batch.sum() + geometry.joint_regressor.sum()
+    return x + batch.sum() + geometry.level_rows[0].sum()
 
-  geometry = step.Geometry(None, None, (), np.ones(1, np.float32), None)
+  geometry = setup.Geometry(None, None, (np.ones(1, np.float32),))
   mapped = parallel.map_step(add, geometry, donate=True)
   first = parallel.replicate(on_device)
   saved = parallel.unreplicate(first)

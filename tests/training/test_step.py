@@ -13,10 +13,13 @@ import pytest
 from metro_jax import config_checks
 from metro_jax.body import hand, joints, template
 from metro_jax.body.body_model import BodyModel
-from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.body.mesh_levels import MeshLevels, rows_of_levels
 from metro_jax.body.template import Template
 from metro_jax.data.batch import Batch
-from metro_jax.training import losses, step
+from metro_jax.models import forward
+from metro_jax.models.setup import Geometry
+from metro_jax.models.targets import Targets, make_targets
+from metro_jax.training import step
 from metro_jax.training.state import TrainState
 
 HERE = pathlib.Path(__file__).parent
@@ -110,7 +113,10 @@ def test_evaluation_counts_every_valid_labelled_example_once_on_any_devices(runs
     np.testing.assert_allclose(mean, errors[counted].mean(), rtol=1e-12)
     np.testing.assert_allclose(on_one[f"['means']['{name}']"], mean, rtol=1e-12)
   np.testing.assert_allclose(
-    on_one["['vertices']"], found["['vertices']"], rtol=1e-10, atol=1e-12
+    on_one["['predicted'].vertices"],
+    found["['predicted'].vertices"],
+    rtol=1e-10,
+    atol=1e-12,
   )
 
 
@@ -122,11 +128,11 @@ def test_evaluation_errors_equal_numpy_on_the_predicted_meshes(runs, monkeypatch
   geometry = on_devices.make_geometry()
   batch = on_devices.make_batch(2, valid=11)
   regressor = geometry.body.regressors["h36m"]
-  vertices = found["['vertices']"]
+  vertices = found["['predicted'].vertices"]
   all_joints = np.einsum("jv,bvc->bjc", regressor, vertices)
   # J14 by METRO's published indices into the H36M and the J24 sets.
   predicted = all_joints[:, [3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10]]
-  np.testing.assert_allclose(found["['regressed_joints']"], predicted, atol=1e-9)
+  np.testing.assert_allclose(found["['predicted'].joints"], predicted, atol=1e-9)
   target = batch.joints_3d_m[:, [*range(13), 18], :3]
 
   def hips(x):
@@ -134,7 +140,7 @@ def test_evaluation_errors_equal_numpy_on_the_predicted_meshes(runs, monkeypatch
 
   mpjpe = np.linalg.norm(hips(predicted) - hips(target), axis=-1).mean(-1) * 1000
   np.testing.assert_allclose(found["['errors']['mpjpe_mm']"][:11], mpjpe[:11])
-  true = step.make_targets(batch, geometry).vertices[-1]
+  true = make_targets(batch, geometry).vertices[-1]
   centred = vertices - all_joints[:, :1]
   mpvpe = np.linalg.norm(centred - true, axis=-1).mean(-1) * 1000
   np.testing.assert_allclose(found["['errors']['mpvpe_mm']"][:11:3], mpvpe[:11:3])
@@ -208,11 +214,11 @@ def test_images_are_gained_clipped_and_normalised():
   gain = np.array([[1.0, 1.4, 0.6], [1.0, 0.5, 1.0]], np.float32)
   pixels = np.array([[10, 255, 153], [0, 64, 255]]) / 255
   want = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-  got = step.normalize_images(image, gain)[:, 0, 0]
+  got = forward.normalize_images(image, gain)[:, 0, 0]
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def small_geometry() -> step.Geometry:
+def small_geometry() -> Geometry:
   """Four vertices on one bone chain; each regressor row picks vertex row % 4."""
   count = len(joints.SMPL24)
   vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
@@ -234,10 +240,10 @@ def small_geometry() -> step.Geometry:
   faces = (body.faces,) * 3
   levels = MeshLevels((4, 3, 2), select_, (), (), faces)
   queries = Template(np.zeros((14, 3), np.float32), np.zeros((2, 3), np.float32))
-  return step.make_geometry(body, levels, queries)
+  return Geometry(body, queries, rows_of_levels(levels))
 
 
-def small_targets() -> tuple[Batch, losses.Targets]:
+def small_targets() -> tuple[Batch, Targets]:
   rng = np.random.default_rng(0)
 
   def uniform(*shape):
@@ -262,7 +268,7 @@ def small_targets() -> tuple[Batch, losses.Targets]:
     dataset=np.zeros(3, np.int32),
     gender=np.zeros(3, np.int32),
   )
-  return batch, step.make_targets(batch, small_geometry())
+  return batch, make_targets(batch, small_geometry())
 
 
 def test_target_meshes_are_posed_centred_on_the_pelvis_and_coarse_to_fine():
@@ -287,7 +293,7 @@ def test_target_joints_are_the_j14_and_padding_has_no_labels():
   np.testing.assert_array_equal(targets.has_joints_2d, [True, False, False])
 
 
-def hand_geometry() -> step.Geometry:
+def hand_geometry() -> Geometry:
   """A hand whose joints are vertices of its own: joint i of the tree is vertex i."""
   rng = np.random.default_rng(1)
   count = 778
@@ -304,7 +310,7 @@ def hand_geometry() -> step.Geometry:
     name="points",
   )
   levels = MeshLevels((count, 2), (np.array([5, 7], np.int32),), (), (), (body.faces,))
-  return step.make_geometry(body, levels, template.make_template(body, levels))
+  return Geometry(body, template.make_template(body, levels), rows_of_levels(levels))
 
 
 def hand_batch() -> Batch:
@@ -328,19 +334,19 @@ def hand_batch() -> Batch:
 
 def test_a_hands_targets_are_its_21_joints_and_meshes_from_the_wrist():
   geometry, batch = hand_geometry(), hand_batch()
-  targets = step.make_targets(batch, geometry)
+  targets = make_targets(batch, geometry)
   centred = geometry.body.template - geometry.body.template[0]
   np.testing.assert_allclose(targets.vertices[1][0], centred, atol=1e-6)
   np.testing.assert_allclose(targets.vertices[0][0], centred[[5, 7]], atol=1e-6)
   np.testing.assert_array_equal(targets.joints_3d, batch.joints_3d_m)
   np.testing.assert_array_equal(targets.joints_2d, batch.joints_2d)
-  assert geometry.joint_regressor.shape == (21, 778)
-  np.testing.assert_array_equal(np.flatnonzero(geometry.root_regressor[0]), [0])
+  assert geometry.body.mesh_regressor.shape == (21, 778)
+  np.testing.assert_array_equal(np.flatnonzero(geometry.body.root_regressor[0]), [0])
 
 
 def test_the_released_hand_takes_its_joints_from_the_mesh_where_there_is_one():
   geometry, batch = hand_geometry(), hand_batch()
-  got = step.make_targets(batch, geometry, released=True).joints_3d
+  got = make_targets(batch, geometry, joints_of_mesh=True).joints_3d
   middle_tip = geometry.body.template[444]
   row = joints.HAND21.index("Middle_4")
   np.testing.assert_allclose(got[0, row], [*middle_tip, 1], atol=1e-6)
@@ -350,9 +356,9 @@ def test_the_released_hand_takes_its_joints_from_the_mesh_where_there_is_one():
 def test_a_body_takes_its_joints_from_the_mesh_where_the_config_says_so():
   batch, labels = small_targets()
   geometry = small_geometry()
-  got = step.make_targets(batch, geometry, true_joints="mesh").joints_3d
+  got = make_targets(batch, geometry, joints_of_mesh=True).joints_3d
   np.testing.assert_array_equal(got[0], labels.joints_3d[0])  # it has no mesh
-  want = geometry.joint_regressor @ np.asarray(labels.vertices[-1][1])
+  want = geometry.body.mesh_regressor @ np.asarray(labels.vertices[-1][1])
   places = got[1, :, :3] - got[1, :1, :3]  # J14 and the mesh each have an origin
   np.testing.assert_allclose(places, want - want[:1], atol=1e-6)
   np.testing.assert_array_equal(got[1, :, 3], 1)
@@ -365,10 +371,10 @@ def test_meshes_of_a_gender_are_posed_with_its_body():
     geometry.body.replace(template=factor * geometry.body.template) for factor in (3, 5)
   ]
   batch = batch.replace(gender=np.array([0, 2, 1], np.int32))
-  plain = step.make_targets(batch, geometry)
-  got = step.make_targets(batch, geometry._replace(gendered=tuple(bodies)))
-  shaped = step.make_targets(batch, geometry._replace(body=bodies[1]))
-  male = step.make_targets(batch, geometry._replace(body=bodies[0]))
+  plain = make_targets(batch, geometry)
+  got = make_targets(batch, geometry._replace(gendered=tuple(bodies)))
+  shaped = make_targets(batch, geometry._replace(body=bodies[1]))
+  male = make_targets(batch, geometry._replace(body=bodies[0]))
   for level in range(3):
     mine = got.vertices[level]
     np.testing.assert_allclose(mine[0], plain.vertices[level][0], atol=1e-6)

@@ -17,11 +17,12 @@ import pytest
 
 from metro_jax import config as base
 from metro_jax.body.body_model import BodyModel
-from metro_jax.body.mesh_levels import MeshLevels
+from metro_jax.body.mesh_levels import MeshLevels, rows_of_levels
 from metro_jax.body.template import Template
 from metro_jax.data.batch import Batch
-from metro_jax.models import metro
-from metro_jax.training import losses, step
+from metro_jax.models import metro, setup
+from metro_jax.models import targets as targets_
+from metro_jax.training import losses
 from metro_jax.training.optimizer import make_optimizer
 from metro_jax.weights import torch_metro
 
@@ -46,7 +47,7 @@ class Run(NamedTuple):
 
   terms: list[losses.Losses]  # before each step, and after the last
   prediction: metro.Prediction  # before the first step
-  targets: losses.Targets
+  targets: targets_.Targets
   gradient: dict[str, np.ndarray]
   statistics: dict[str, np.ndarray]
   first: dict[str, np.ndarray]
@@ -82,7 +83,7 @@ def h36m_regressor() -> np.ndarray:
   return regressor.astype(np.float32)  # as the released code holds it
 
 
-def make_geometry(regressor: np.ndarray) -> step.Geometry:
+def make_geometry(regressor: np.ndarray) -> setup.Geometry:
   reference = read("eval_body_resnet50")["f64/template.ref_vertices"]
   select = tuple(read("helpers")[f"downsample_index/smpl{n}"] for n in (0, 1))
   body = BodyModel(
@@ -93,7 +94,9 @@ def make_geometry(regressor: np.ndarray) -> step.Geometry:
     name="stand-in",
   )
   levels = MeshLevels((6890, 1723, 431), select, (), (), ())
-  return step.make_geometry(body, levels, Template(reference[:14], reference[14:]))
+  return setup.Geometry(
+    body, Template(reference[:14], reference[14:]), rows_of_levels(levels)
+  )
 
 
 def make_batch(goldens: dict[str, np.ndarray]) -> Batch:
@@ -154,7 +157,7 @@ def train(goldens: dict[str, np.ndarray], regressor: np.ndarray) -> Run:
   levels = MeshLevels((6890, 1723, 431), (), (), (), ())
   model = metro.build(config, levels, axis_name=None)
   geometry = make_geometry(regressor)
-  targets = jax.jit(step.make_targets)(make_batch(goldens), geometry)
+  targets = jax.jit(targets_.make_targets)(make_batch(goldens), geometry)
   kept = np.concatenate([goldens["in/mjm_mask"], goldens["in/mvm_mask"]], axis=1)
   images, mask = make_images(), kept[..., 0] == 0
   variables = make_variables(model, geometry.template)
@@ -169,7 +172,9 @@ def train(goldens: dict[str, np.ndarray], regressor: np.ndarray) -> Run:
       train=True,
       mutable=["batch_stats"],
     )
-    terms = losses.compute(prediction, targets, geometry.joint_regressor, config.loss)
+    terms = losses.compute(
+      prediction, targets, geometry.body.mesh_regressor, config.loss
+    )
     return terms.total, (terms, prediction, updates["batch_stats"])
 
   gradient_of = jax.jit(jax.grad(loss, has_aux=True))
