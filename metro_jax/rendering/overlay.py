@@ -4,6 +4,7 @@ Everything takes plain NumPy arrays in the camera frame (x right, y down, z away
 the camera, metres) and returns RGB uint8 pictures.
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,16 +16,19 @@ from metro_jax.body import camera as cameras
 from metro_jax.body import joints as joint_sets
 from metro_jax.rendering import rasterizer
 
+JPEG_QUALITY = 92
 SKIN_RGB = (0.66, 0.77, 0.92)
 LEFT_RGB = (64, 148, 255)
 RIGHT_RGB = (255, 128, 60)
 MIDDLE_RGB = (245, 245, 245)
 PAPER_RGB = (247, 247, 249)
 INK_RGB = (52, 56, 64)
-# A mesh is drawn at twice the picture's resolution, but never larger than this, so
-# that a 50-megapixel photograph costs no more than a small one.
+# A mesh is shaded at twice the picture's resolution, but never larger than this, so
+# that a large photograph costs little more than a small one; its silhouette is drawn at
+# twice the resolution always, up to pictures of a size.
 SUPERSAMPLE = 2
 LARGEST_RASTER_PX = 1400
+LARGEST_MASK_PX = 12_000
 # Directions towards the lights, and their strengths: a key light over the viewer's
 # left shoulder, a fill from the right, and the sky.
 LIGHTS = (
@@ -121,13 +125,31 @@ def side_view(
     ValueError: If a vertex is not finite.
   """
   _require_finite("side_view", vertices_m)
-  turned = turn_about_vertical(vertices_m, degrees)
-  low, high = turned.min(axis=0), turned.max(axis=0)
-  extent = max((high - low)[:2].max(), 1e-6)
-  scale = 0.88 * size_px / extent
-  xy = (turned[:, :2] - (low + high)[:2] / 2) * scale + size_px / 2
-  points_px = np.column_stack([xy, turned[:, 2]])
-  return _blend(_clean_background(size_px), points_px, turned, faces, 1.0)
+  return _alone(turn_about_vertical(vertices_m, degrees), faces, size_px)
+
+
+def top_view(
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+  size_px: int = 224,
+) -> UInt8[np.ndarray, "s s 3"]:
+  """Draws the mesh from above, fitted to a clean square.
+
+  Args:
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, three a face.
+    size_px: Side of the picture; right is the photograph's, and what was near the
+      camera is at the bottom.
+
+  Returns:
+    RGB.
+
+  Raises:
+    ValueError: If a vertex is not finite.
+  """
+  _require_finite("top_view", vertices_m)
+  x, y, z = vertices_m.T
+  return _alone(np.column_stack([x, -z, y]), faces, size_px)
 
 
 def turn_about_vertical(
@@ -230,9 +252,32 @@ def fitted(
   return _resized(image, min(1.0, most_px / max(image.shape[:2])))
 
 
+def write_jpeg(path: pathlib.Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+  """Writes an RGB picture.
+
+  Raises:
+    ValueError: If the format cannot hold it.
+  """
+  quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+  done, data = cv2.imencode(".jpg", image[..., ::-1], quality)
+  if not done:
+    raise ValueError(f"could not encode a JPEG of {image.shape[1]} x {image.shape[0]}")
+  path.write_bytes(data.tobytes())
+
+
 def _require_finite(place: str, values: np.ndarray) -> None:
   if not np.isfinite(values).all():
     raise ValueError(f"{place}: expected finite vertices and camera, got NaN or inf")
+
+
+def _alone(seen_m, faces, size_px):
+  """Draws a mesh as it is seen along z, fitted to a clean square."""
+  low, high = seen_m.min(axis=0), seen_m.max(axis=0)
+  extent = max((high - low)[:2].max(), 1e-6)
+  scale = 0.88 * size_px / extent
+  xy = (seen_m[:, :2] - (low + high)[:2] / 2) * scale + size_px / 2
+  points_px = np.column_stack([xy, seen_m[:, 2]])
+  return _blend(_clean_background(size_px), points_px, seen_m, faces, 1.0)
 
 
 def _blend(image, points_px, vertices_m, faces, opacity):
@@ -268,7 +313,27 @@ def _draw_layer(points_px, vertices_m, faces, size):
   layer[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
   layer[samples.pixel, 3] = 1.0
   layer = layer.reshape(height, width, 4)
-  return cv2.resize(layer, size, None, 0, 0, _resampling(scale > 1))
+  layer = cv2.resize(layer, size, None, 0, 0, _resampling(scale > 1))
+  if scale < SUPERSAMPLE:
+    alpha = _silhouette(points_px, faces, size)[..., None]
+    covered = layer[..., 3:] > 1e-3
+    inside = np.where(
+      covered, layer[..., :3] / np.maximum(layer[..., 3:], 1e-3), SKIN_RGB
+    )
+    layer = np.concatenate([inside * alpha, alpha], axis=-1)
+  return layer
+
+
+def _silhouette(points_px, faces, size):
+  """Returns how much of each pixel the mesh covers, (h, w), at any resolution."""
+  scale = SUPERSAMPLE if max(size) <= LARGEST_MASK_PX // SUPERSAMPLE else 1
+  mask = np.zeros((size[1] * scale, size[0] * scale), np.uint8)
+  # OpenCV has whole numbers at the middles of pixels, and here 16ths of them.
+  places = np.clip(points_px[:, :2] * scale - 0.5, -1e6, 1e6)
+  for corners in np.rint(places * 16).astype(np.int32)[faces]:
+    cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_8, 4)
+  mask = cv2.resize(mask, size, None, 0, 0, cv2.INTER_AREA)
+  return mask.astype(np.float32) / 255
 
 
 def _resampling(shrinks: bool) -> int:
