@@ -29,11 +29,11 @@ from metro_jax.body.body_model import BodyModel
 Array = Any  # np.ndarray or jax.Array
 ROWS = 256  # at most: means of neighbouring vertices
 STEPS = 12  # at most; meshes of the body itself take some five
-JOINT_WEIGHT = 0.3  # of all joints together, over all vertices together
-SHAPE_PRIOR = 1e-3  # of squared components, on the scale of the error's logarithm
+JOINT_WEIGHT = 1.0  # of all joints together, over all vertices together
+SHAPE_PRIOR = 3e-3  # of squared components, on the scale of the error's logarithm
 DAMPING = 1e-7  # of a first step, in squared metres
 EASING = 10.0  # damping between steps
-TINY_M = 1e-5  # nobody asks for less
+TINY_M = 1e-4  # nobody asks for less
 LEAST_GAIN = 1e-3  # of the error, as a share, that makes another step worth its time
 
 
@@ -68,16 +68,16 @@ class _Rows(NamedTuple):
   Attributes:
     means: (r, v) from vertices; rows are multiplied by the roots of their weights.
     total: (r,) sums of the rows.
-    rest: (1 + s, r, k, 3) the u of the mean shape and for each component.
-    bend: (p, r, k, 3) what a pose adds to the u; None where it does not.
+    rest: (1 + s, r, 3 k) the u of the mean shape and for each component.
+    bend: (p, r, 3 k) what a pose adds to the u; None where it does not.
     parts: (k, v) shares of vertices in a part, whose rows sum to 1.
     joints: (1 + s, k, 3) rest joints of the mean shape and for each component.
   """
 
   means: Float[Array, "r v"]
   total: Float[Array, " r"]
-  rest: Float[Array, "f r k 3"]
-  bend: Float[Array, "p r k 3"] | None
+  rest: Float[Array, "f r x"]
+  bend: Float[Array, "p r x"] | None
   parts: Float[Array, "k v"]
   joints: Float[Array, "f k 3"]
 
@@ -166,10 +166,10 @@ def _make_rows(body: BodyModel) -> _Rows:
   if body.pose_directions is not None:
     directions = np.asarray(body.pose_directions, np.float64)
     made = [(means * w) @ directions.reshape(len(directions), -1) for w in weights.T]
-    bend = np.stack(made, 1).reshape(len(means), len(made), 3, -1)
+    bend = np.stack(made, 1).reshape(len(means), 3 * len(made), -1)
     bend = np.moveaxis(bend, -1, 0).astype(np.float32)
   parts = weights.T / weights.sum(0)[:, None]
-  arrays = (means, means.sum(1), u, parts, joints)
+  arrays = (means, means.sum(1), u.reshape(*u.shape[:2], -1), parts, joints)
   means, total, u, parts, joints = (a.astype(np.float32) for a in arrays)
   return _Rows(means, total, u, bend, parts, joints)
 
@@ -231,7 +231,8 @@ def _start(rows: _Rows, template: Array, vertices: Array, seen: Array) -> _State
   covariance -= middle[..., :, None] * rest.sum(0)[:, None, :]
   turns = rotations.nearest_rotation(covariance)
   shape = jnp.zeros((len(seen), len(rows.rest))).at[:, 0].set(1.0)
-  left = seen - jnp.einsum("bkij,rkj->bri", turns, rows.rest[0])
+  rest = rows.rest[0].reshape(seen.shape[1], -1, 3)
+  left = seen - jnp.einsum("bkij,rkj->bri", turns, rest)
   root = jnp.einsum("r,brc->bc", rows.total, left) / jnp.sum(rows.total**2)
   return _State(turns, shape, root)
 
@@ -246,7 +247,7 @@ def _search(
     gain = carry.best.objective - found.objective
     best = jax.tree.map(functools.partial(_choose, gain > 0), found, carry.best)
     damping = carry.damping * jnp.where(gain > 0, 1 / EASING, EASING)
-    busy = carry.busy & ((gain < 0) | (gain > LEAST_GAIN))
+    busy = carry.busy & ~(jnp.abs(gain) <= LEAST_GAIN)  # also where it is not finite
     return _Search(carry.step + 1, best, damping, busy)
 
   def is_busy(carry: _Search) -> Array:
@@ -268,49 +269,59 @@ def _linearize(
   """The Gauss-Newton equations of log(what is left) + SHAPE_PRIOR |β|².
 
   A small turn ω of joint m moves a row by ω x a with a = R_m u. With [a] the matrix of
-  that product, [a]ᵀ[b] = (a·b) I - b aᵀ, and all sums over rows are of products of
-  arms a and of other columns: by shape, by the root's place, and what is left.
+  that product, [a]ᵀ[b] = (a·b) I - b aᵀ; all sums over rows are sums of products of u,
+  turned afterwards, with u and with the other columns: by shape, by the root's place,
+  and what is left.
   """
   turns, shape, root = state
   b, k = turns.shape[:2]
-  arms = jnp.einsum("bkij,brkj->brki", turns, _arms(rows, parents, turns, shape))
-  left = seen - arms.sum(2) - rows.total[:, None] * root[:, None]
-  by_shape = jnp.einsum("bkij,frkj->brif", turns, rows.rest[1:])
-  by_root = rows.total[:, None, None] * jnp.eye(3)
+  world = jnp.eye(k)[:, None, :, None] * turns[:, :, :, None]
+  world = world.reshape(b, 3 * k, 3 * k)  # every R_m on its diagonal
+  added = world.reshape(b, k, 3, 3 * k).sum(1)  # all u of a row to its place
+  u = _rows_of(rows, parents, turns, shape)
+  left = seen - u @ added.mT - rows.total[:, None] * root[:, None]
+  by_shape = jnp.einsum("bix,frx->bifr", added, rows.rest[1:])
+  by_root = jnp.eye(3)[:, :, None] * rows.total
   by_root = jnp.broadcast_to(by_root, (b, *by_root.shape))
-  others = jnp.concatenate([by_shape, by_root, left[..., None]], axis=-1)
-  products = jnp.einsum("brif,brig->bfg", others, others)
-  flat = arms.reshape(b, -1, 3 * k)
-  moments = jnp.einsum("brx,bry->bxy", flat, flat).reshape(b, k, 3, k, 3)
+  others = jnp.concatenate([by_shape, by_root, left.mT[:, :, None]], axis=2)
+  products = jnp.einsum("bifr,bigr->bfg", others, others)
+  moments = (world @ (u.mT @ u) @ world.mT).reshape(b, k, 3, k, 3)
   dots = jnp.einsum("bkili->bkl", moments)[:, :, None, :, None] * jnp.eye(3)[:, None]
   by_turns = (dots - moments.swapaxes(2, 4)).reshape(b, 3 * k, 3 * k)
-  mixed = jnp.einsum("brki,brjf->bkijf", arms, others)
+  mixed = jnp.einsum("brx,bifr->bxif", u, others).reshape(b, 3 * k, -1)
+  mixed = (world @ mixed).reshape(b, k, 3, 3, -1)
   crossed = [mixed[:, :, i - 2, i - 1] - mixed[:, :, i - 1, i - 2] for i in range(3)]
   mixed = jnp.stack(crossed, axis=2).reshape(b, 3 * k, -1)
   every = jnp.concatenate(
     [jnp.concatenate([by_turns, mixed], 2), jnp.concatenate([mixed.mT, products], 2)], 1
   )
-  error = products[:, -1, -1]
-  betas = shape[:, 1:]
-  prior = jnp.zeros((b, every.shape[1] - 1)).at[:, 3 * k : -3].set(SHAPE_PRIOR)
-  held = jnp.zeros_like(prior).at[:, 3 * k : -3].set(SHAPE_PRIOR * betas)
+  return _with_prior(state, every)
+
+
+def _with_prior(state: _State, every: Float[Array, "b m m"]) -> _System:
+  """The equations from all products of columns, of which what is left is the last."""
+  error, betas = every[:, -1, -1], state.shape[:, 1:]
+  of_shape = slice(-4 - betas.shape[1], -4)
+  weight = jnp.zeros(every.shape[-1]).at[of_shape].set(SHAPE_PRIOR)
+  held = jnp.zeros(every.shape[:2]).at[:, of_shape].set(SHAPE_PRIOR * betas)
+  every += error[:, None, None] * jnp.diag(weight)
   return _System(
     state,
     jnp.log(error + TINY_M**2) + SHAPE_PRIOR * jnp.square(betas).sum(1),
-    every[:, :-1, :-1] + (error[:, None] * prior)[:, None] * jnp.eye(prior.shape[1]),
-    every[:, :-1, -1] - error[:, None] * held,
+    every[:, :-1, :-1],
+    every[:, :-1, -1] - error[:, None] * held[:, :-1],
   )
 
 
-def _arms(
+def _rows_of(
   rows: _Rows, parents: tuple[int, ...], turns: Array, shape: Array
-) -> Float[Array, "b r k 3"]:
-  """The u of a shape and pose."""
-  u = jnp.einsum("bf,frkc->brkc", shape, rows.rest)
+) -> Float[Array, "b r x"]:
+  """The u of a shape and pose, those of all joints in a line."""
+  u = jnp.einsum("bf,frx->brx", shape, rows.rest)
   if rows.bend is None:
     return u
   bend = (_local(turns, parents)[:, 1:] - jnp.eye(3)).reshape(len(turns), -1)
-  return u + jnp.einsum("bp,prkc->brkc", bend, rows.bend)
+  return u + jnp.einsum("bp,prx->brx", bend, rows.bend)
 
 
 def _local(turns: Array, parents: tuple[int, ...]) -> Array:
