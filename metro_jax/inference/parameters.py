@@ -29,7 +29,7 @@ from metro_jax.body.body_model import BodyModel
 Array = Any  # np.ndarray or jax.Array
 ROWS = 256  # at most: means of neighbouring vertices
 STEPS = 12  # at most; meshes of the body itself take some five
-JOINT_WEIGHT = 1.0  # of all joints together, over all vertices together
+JOINT_WEIGHT = 0.3  # of all joints together, over all vertices together
 SHAPE_PRIOR = 3e-3  # of squared components, on the scale of the error's logarithm
 DAMPING = 1e-7  # of a first step, in squared metres
 EASING = 10.0  # damping between steps

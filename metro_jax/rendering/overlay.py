@@ -23,12 +23,11 @@ RIGHT_RGB = (255, 128, 60)
 MIDDLE_RGB = (245, 245, 245)
 PAPER_RGB = (247, 247, 249)
 INK_RGB = (52, 56, 64)
-# A mesh is shaded at twice the picture's resolution, but never larger than this, so
-# that a large photograph costs little more than a small one; its silhouette is drawn at
-# twice the resolution always, up to pictures of a size.
+# A mesh is drawn at twice the picture's resolution where it is smaller than this, and
+# at the picture's own where it is large; in bands of rows, so that memory stays small.
 SUPERSAMPLE = 2
 LARGEST_RASTER_PX = 1400
-LARGEST_MASK_PX = 12_000
+BAND_PX = 200_000  # of a band, in pixels drawn
 # Directions towards the lights, and their strengths: a key light over the viewer's
 # left shoulder, a fill from the right, and the sky.
 LIGHTS = (
@@ -301,39 +300,21 @@ def _blend(image, points_px, vertices_m, faces, opacity):
 
 def _draw_layer(points_px, vertices_m, faces, size):
   """Returns premultiplied RGBA (h, w, 4) in [0, 1] of the given (width, height)."""
-  scale = min(SUPERSAMPLE, LARGEST_RASTER_PX / max(size))
+  scale = max(1.0, min(SUPERSAMPLE, LARGEST_RASTER_PX / max(size)))
   width, height = (max(1, round(side * scale)) for side in size)
-  stretch = (width / size[0], height / size[1], 1.0)
-  # A predicted mesh may have folded faces; without them there would be holes.
-  samples = rasterizer.sample_pixels(
-    points_px * stretch, faces, height, width, cull_backfaces=False
-  )
+  points_px = points_px * (width / size[0], height / size[1], 1.0)
   normals = rasterizer.vertex_normals(vertices_m, faces)
-  layer = np.zeros((height * width, 4), np.float32)
-  layer[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
-  layer[samples.pixel, 3] = 1.0
-  layer = layer.reshape(height, width, 4)
-  layer = cv2.resize(layer, size, None, 0, 0, _resampling(scale > 1))
-  if scale < SUPERSAMPLE:
-    alpha = _silhouette(points_px, faces, size)[..., None]
-    covered = layer[..., 3:] > 1e-3
-    inside = np.where(
-      covered, layer[..., :3] / np.maximum(layer[..., 3:], 1e-3), SKIN_RGB
+  layer = np.zeros((height, width, 4), np.float32)
+  rows = max(1, BAND_PX // width)
+  for top in range(0, height, rows):
+    band = layer[top : top + rows].reshape(-1, 4)
+    # A predicted mesh may have folded faces; without them there would be holes.
+    samples = rasterizer.sample_pixels(
+      points_px - (0, top, 0), faces, len(band) // width, width, cull_backfaces=False
     )
-    layer = np.concatenate([inside * alpha, alpha], axis=-1)
-  return layer
-
-
-def _silhouette(points_px, faces, size):
-  """Returns how much of each pixel the mesh covers, (h, w), at any resolution."""
-  scale = SUPERSAMPLE if max(size) <= LARGEST_MASK_PX // SUPERSAMPLE else 1
-  mask = np.zeros((size[1] * scale, size[0] * scale), np.uint8)
-  # OpenCV has whole numbers at the middles of pixels, and here 16ths of them.
-  places = np.clip(points_px[:, :2] * scale - 0.5, -1e6, 1e6)
-  for corners in np.rint(places * 16).astype(np.int32)[faces]:
-    cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_8, 4)
-  mask = cv2.resize(mask, size, None, 0, 0, cv2.INTER_AREA)
-  return mask.astype(np.float32) / 255
+    band[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
+    band[samples.pixel, 3] = 1.0
+  return cv2.resize(layer, size, None, 0, 0, cv2.INTER_AREA) if scale > 1 else layer
 
 
 def _resampling(shrinks: bool) -> int:

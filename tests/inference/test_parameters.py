@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metro_jax.body import body_model, humanoid, joints
+from metro_jax.body import body_model, humanoid, joints, mesh_levels
 from metro_jax.checkpoints import embedded, runs
 from metro_jax.data.builders.synthetic import scene
 from metro_jax.evaluation import metrics
@@ -125,9 +125,18 @@ def pa_mpjpe_mm(count):
   ]
 
 
-def test_a_fit_keeps_the_joints_of_predicted_meshes():
-  before, after = pa_mpjpe_mm(8)
-  assert after.mean() <= before.mean() + 2.0
+def test_joints_of_meshes_that_are_no_bodies_come_nearer_to_the_truth():
+  body, levels = humanoid.load(), humanoid.load_levels()
+  truth_m = posed(body, *BODIES["random_parameters"](body, 8, seed=6))
+  # Errors as networks make them: alike over a hand's breadth.
+  coarse = np.random.default_rng(7).normal(0, 0.03, (8, levels.counts[-1], 3))
+  bent_m = truth_m + mesh_levels.upsample(levels, np.float32(coarse), 3, 0)
+  found = parameters.make_fit(body)(bent_m)
+  before, after = (
+    distances_mm(body.mesh_regressor @ v, body.mesh_regressor @ truth_m)
+    for v in (bent_m, rebuilt(body, found))
+  )
+  assert after.mean() < 0.9 * before.mean()
 
 
 @pytest.mark.slow
