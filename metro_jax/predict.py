@@ -2,9 +2,12 @@
 
 Run:    python -m metro_jax.predict IMAGE_OR_FOLDER... [--workdir=RUN]
           [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200] [--hand=left]
+          [--parameters] [--formats=glb,obj,ply] [--views=side,top]
+          [--colors=photograph]
         Without RUN the network that comes with the package is taken.
-Result: For each person NAME_overlay.jpg, NAME.glb, NAME.obj and NAME.npz, and for
-        several pictures contact_sheet.jpg. RUN and FOLDER may be gs:// addresses.
+Result: For each picture NAME_overlay.jpg, for each person NAME.glb, NAME.obj, NAME.npz
+        and NAME_side.jpg, as --formats and --views say, and for several pictures
+        contact_sheet.jpg. RUN and FOLDER may be gs:// addresses.
 
 Without boxes each picture is taken to show one person, who fills it. The npz holds:
   vertices_m, joints_m   the mesh and its joints, metres, camera frame (x right, y
@@ -19,6 +22,12 @@ Without boxes each picture is taken to show one person, who fills it. The npz ho
   image_size_px          width, height
   picture                its path as given
 
+With --parameters the network's body model is fitted to each mesh. The npz then also
+holds what smplx's models take, global_orient, body_pose (of a hand, hand_pose), betas
+and transl, in the same camera frame, and residual_mm, the mean distance of the fitted
+vertices from the mesh; the GLB holds the fitted body with joints, skin and pose in
+place of the mesh. With --colors=photograph vertices that it sees have its colours.
+
 In boxes a picture goes by its path, the end of its path, or its bare name. A fifth
 number of a box, a detector's score, is ignored. FOLDER may hold other files: none is
 replaced that predict did not write, or that was changed since, and what predict wrote
@@ -27,19 +36,22 @@ into a folder is not taken for a picture of it.
 
 import collections
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from metro_jax import command_line, files, outputs
 from metro_jax.checkpoints import bucket, embedded, runs
-from metro_jax.inference import batch, boxes, photographs
-from metro_jax.inference.predictor import make_predictor
+from metro_jax.inference import batch, body_files, boxes, photographs
+from metro_jax.inference.body_files import Contents
+from metro_jax.inference.predictor import make_fitter, make_predictor
 from metro_jax.outputs import Outputs
 from metro_jax.text_files import printable
 
 FLAGS = flags.FLAGS
 COMMAND = "predict"
 HANDS = ("right", "left")
+COLORS = ("plain", "photograph")
 
 
 def define_flags() -> None:
@@ -66,6 +78,14 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
   )
+  text = "Fit the body model: its parameters go into the npz, a rig into the GLB."
+  flags.DEFINE_bool("parameters", False, text)
+  text = f"Mesh files of each person, any of {', '.join(body_files.FORMATS)}."
+  flags.DEFINE_list("formats", ["glb", "obj"], text)
+  text = f"Pictures of each mesh alone, any of {', '.join(body_files.VIEWS)}."
+  flags.DEFINE_list("views", [], text)
+  text = "Of the meshes: all alike, or as the photograph shows them."
+  flags.DEFINE_enum("colors", "plain", COLORS, text)
 
 
 def summary(
@@ -93,6 +113,22 @@ def summary(
   return "\n".join(lines)
 
 
+def parse_contents(formats: Sequence[str], views: Sequence[str]) -> Contents:
+  """Reads --formats and --views.
+
+  Raises:
+    ValueError: If one is unknown.
+  """
+  known = (("formats", formats, body_files.FORMATS), ("views", views, body_files.VIEWS))
+  for flag, given, possible in known:
+    for name in given:
+      if name not in possible:
+        raise ValueError(
+          f"--{flag}: expected any of {', '.join(possible)}, got {printable(name)!r}"
+        )
+  return Contents(*(tuple(dict.fromkeys(given)) for given in (formats, views)))
+
+
 def main(arguments: list[str]) -> int:
   workdir = FLAGS.workdir
   beside = "" if workdir == embedded.NAME else f"{workdir.rstrip('/')}/"
@@ -103,7 +139,8 @@ def main(arguments: list[str]) -> int:
   matched = None
   if FLAGS.boxes:
     matched = boxes.match(boxes.read(files.expand_home(FLAGS.boxes)), found.pictures)
-  jobs = batch.plan(found.pictures, matched.entries if matched else None)
+  contents = parse_contents(FLAGS.formats, FLAGS.views)
+  jobs = batch.plan(found.pictures, matched.entries if matched else None, contents)
   with bucket.RunFolder(output, fetched=[outputs.LEDGER]) as folder:
     place = Outputs(folder.local, COMMAND, folder.address)
     batch.expect_free(jobs, place)
@@ -120,7 +157,11 @@ def main(arguments: list[str]) -> int:
       remarks.append(f"boxes: {boxes.say(matched.absent)}")
     for line in remarks:
       print(f"{COMMAND}: {line}", file=sys.stderr)
-    options = batch.Options(place, FLAGS.box_scale, FLAGS.focal_px)
+    fit = make_fitter(run, left) if FLAGS.parameters else None
+    colored = FLAGS.colors == "photograph"
+    options = batch.Options(
+      place, FLAGS.box_scale, FLAGS.focal_px, contents, fit, colored
+    )
     report = batch.predict_all(
       jobs, make_predictor(run, left, FLAGS.passes or None), options
     )

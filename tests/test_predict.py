@@ -1,4 +1,5 @@
 import json
+import pathlib
 from types import SimpleNamespace
 
 import cv2
@@ -8,8 +9,8 @@ import trimesh
 
 from metro_jax import config as base
 from metro_jax import outputs, predict
-from metro_jax.body import joints
-from metro_jax.inference import batch, body_files, predictor
+from metro_jax.body import humanoid, joints
+from metro_jax.inference import batch, body_files, parameters, predictor
 from metro_jax.inference import boxes as boxes_files
 from metro_jax.rendering.overlay import Box
 
@@ -29,6 +30,15 @@ def save(path, height=40, width=60):
   return path
 
 
+def fitted(bodies):
+  """A made-up fit of the embedded body: everybody stands alike, 2 m away."""
+  zeros = np.zeros((1, 3), np.float32)
+  pose, betas = np.zeros((1, 69), np.float32), np.ones((1, 10), np.float32)
+  away = np.array([[0, 0, 2]], np.float32)
+  found = parameters.BodyParameters(zeros, pose, betas, away, np.full(1, 7.5))
+  return [body_files.Fitted(humanoid.load(), found) for _ in bodies]
+
+
 def run(paths, tmp_path, boxes=None, out="out", **options):
   """Predicts the same body everywhere; returns failures and the squares asked for."""
   seen = []
@@ -40,7 +50,8 @@ def run(paths, tmp_path, boxes=None, out="out", **options):
   entries = boxes_files.match(boxes, paths).entries if boxes else None
   folder = outputs.Outputs(tmp_path / out, "predict")
   options = batch.Options(folder, **options)
-  return batch.predict_all(batch.plan(paths, entries), fake, options).failures, seen
+  jobs = batch.plan(paths, entries, options.contents)
+  return batch.predict_all(jobs, fake, options).failures, seen
 
 
 def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
@@ -54,6 +65,58 @@ def test_a_picture_gives_overlay_meshes_and_npz(tmp_path):
   assert np.ptp(drawn[18:22, 28:38]) > 30 and np.ptp(drawn[:, :12]) < 12
   mesh = trimesh.load(tmp_path / "out" / "a.glb", force="mesh", process=False)
   np.testing.assert_allclose(mesh.vertices, VERTICES_M * [1, -1, -1], atol=1e-6)
+
+
+def test_only_the_files_that_are_asked_for_are_written(tmp_path):
+  contents = body_files.Contents(("ply",), ("side", "top"))
+  failures, _ = run([save(tmp_path / "a.png")], tmp_path, contents=contents)
+  assert failures == []
+  names = {path.name for path in (tmp_path / "out").iterdir()} - {outputs.LEDGER}
+  assert names == {"a_overlay.jpg", "a.ply", "a.npz", "a_side.jpg", "a_top.jpg"}
+  assert cv2.imread(str(tmp_path / "out" / "a_top.jpg")).shape == (512, 512, 3)
+
+
+def test_pictures_whose_names_are_those_of_views_get_other_ones():
+  paths = [pathlib.Path(name) for name in ("a.png", "a_side.png", "a_side_side.png")]
+  contents = body_files.Contents((), ("side",))
+  jobs = batch.plan(paths, None, contents)
+  names = [name for job in jobs for name in job.names.files]
+  assert len({*names}) == len(names) == 9
+
+
+def test_formats_and_views_that_do_not_exist_are_named():
+  assert predict.parse_contents(["obj", "obj"], []).suffixes == (".obj", ".npz")
+  with pytest.raises(ValueError, match="--formats: expected any of glb, obj, ply, got"):
+    predict.parse_contents(["stl"], [])
+  with pytest.raises(
+    ValueError, match="--views: expected any of side, top, got 'back'"
+  ):
+    predict.parse_contents([], ["back"])
+
+
+def test_parameters_go_into_the_npz_and_a_rig_into_the_glb(tmp_path):
+  boxes = {"a.png": [(0.0, 0.0, 20.0, 20.0), (30.0, 5.0, 60.0, 35.0)], "none.png": []}
+  paths = [save(tmp_path / "a.png"), save(tmp_path / "none.png")]
+  failures, _ = run(paths, tmp_path, boxes=boxes, fit=fitted)
+  assert failures == []
+  with np.load(tmp_path / "out" / "a_2.npz") as stored:
+    shapes = {k: stored[k].shape for k in ("global_orient", "body_pose", "betas")}
+    assert shapes == {"global_orient": (3,), "body_pose": (69,), "betas": (10,)}
+    np.testing.assert_array_equal(stored["transl"], [0, 0, 2])
+    assert stored["residual_mm"] == 7.5
+    np.testing.assert_array_equal(stored["vertices_m"], VERTICES_M)
+  scene = trimesh.load(tmp_path / "out" / "a_2.glb", process=False)
+  (mesh,) = scene.geometry.values()
+  assert len(mesh.vertices) == 6890
+  assert b'"skins"' in (tmp_path / "out" / "a_2.glb").read_bytes()[:20_000]
+
+
+def test_vertices_take_the_photographs_color(tmp_path):
+  path = save(tmp_path / "a.png")
+  contents = body_files.Contents(("ply",))
+  run([path], tmp_path, contents=contents, photograph_colors=True)
+  mesh = trimesh.load(tmp_path / "out" / "a.ply", process=False)
+  np.testing.assert_array_equal(mesh.visual.vertex_colors[:, :3], [[90, 90, 90]] * 4)
 
 
 def test_a_left_hand_is_predicted_in_a_mirror(monkeypatch):

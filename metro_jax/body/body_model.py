@@ -72,6 +72,11 @@ class BodyModel(flax.struct.PyTreeNode):
     return self.regressors["h36m"][joints.PELVIS : joints.PELVIS + 1]
 
   @property
+  def tree_names(self) -> tuple[str, ...]:
+    """The joints of the kinematic tree, in the order of `parents`."""
+    return joints.MANO16 if self.is_hand else joints.SMPL24
+
+  @property
   def num_joints(self) -> int:
     """Joints of the kinematic tree, the root included."""
     return len(self.parents)

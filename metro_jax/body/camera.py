@@ -6,9 +6,16 @@ A camera (s, tx, ty) sends a point to x2d = s (X_xy + (tx, ty)), in crop coordin
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 
 Array = Any  # np.ndarray or jax.Array; the result is of the same kind
+Y_UP = np.array([1.0, -1.0, -1.0], np.float32)
+
+
+def to_y_up(points_m: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+  """Turns camera-frame points by 180 degrees about x; its own inverse."""
+  return points_m * Y_UP
 
 
 def weak_perspective(

@@ -58,7 +58,7 @@ def matrix_to_axis_angle(matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3"]
     Control, 1978.
   """
   xp = matrix.__array_namespace__()
-  quaternion = _matrix_to_quaternion(matrix)
+  quaternion = matrix_to_quaternion(matrix)
   w, vector = quaternion[..., :1], quaternion[..., 1:]
   vector = xp.where(w < 0, -vector, vector)
   sine = xp.linalg.norm(vector, axis=-1, keepdims=True)
@@ -67,7 +67,8 @@ def matrix_to_axis_angle(matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3"]
   return vector * xp.where(small, 2.0, angle / xp.where(small, 1.0, sine))
 
 
-def _matrix_to_quaternion(matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 4"]:
+def matrix_to_quaternion(matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 4"]:
+  """Unit quaternions (w, x, y, z) of rotation matrices; of q and -q either."""
   xp = matrix.__array_namespace__()
   m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
   trace = m[0][0] + m[1][1] + m[2][2]
@@ -82,3 +83,35 @@ def _matrix_to_quaternion(matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 4"
   largest = xp.argmax(diagonal, axis=-1)[..., None, None]
   row = xp.take_along_axis(products, largest, axis=-2)[..., 0, :]
   return row / xp.linalg.norm(row, axis=-1, keepdims=True)
+
+
+def nearest_rotation(
+  matrix: Float[Array, "*n 3 3"], proper: bool = True
+) -> Float[Array, "*n 3 3"]:
+  """Finds the rotations R that maximise tr(Rᵀ M).
+
+  M = U S Vᵀ, Z = diag(1, 1, det(U Vᵀ)): R = U Z Vᵀ. With M = Σ_i q_i p_iᵀ of centred
+  points, R is the best turn of the p_i to the q_i.
+
+  Args:
+    matrix: M.
+    proper: Whether mirror images are refused; Z is the identity otherwise.
+
+  Returns:
+    Matrices that turn column vectors.
+
+  Source: Kabsch, "A solution for the best rotation to relate two sets of vectors",
+    Acta Crystallographica, 1976.
+  """
+  xp = matrix.__array_namespace__()
+  u, _, vt = xp.linalg.svd(matrix)
+  if proper:
+    hand = xp.sign(_determinant(u) * _determinant(vt))
+    u = xp.concatenate([u[..., :2], u[..., 2:] * hand[..., None, None]], axis=-1)
+  return xp.einsum("...ij,...jk->...ik", u, vt)
+
+
+def _determinant(m: Float[Array, "*n 3 3"]) -> Float[Array, "*n"]:
+  """By the rule of Sarrus; needs no matrix decomposition on the device."""
+  xp = m.__array_namespace__()
+  return (m[..., 0, :] * xp.cross(m[..., 1, :], m[..., 2, :])).sum(-1)

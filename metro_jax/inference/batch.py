@@ -16,20 +16,20 @@ from jaxtyping import UInt8
 
 from metro_jax import files
 from metro_jax.inference import body_files, output_names, photographs
-from metro_jax.inference.body_files import Body
+from metro_jax.inference.body_files import Body, Contents, Fitted
 from metro_jax.inference.boxes import Entry
 from metro_jax.inference.output_names import PictureNames
 from metro_jax.outputs import Outputs
-from metro_jax.rendering import overlay
+from metro_jax.rendering import overlay, vertex_colors
 from metro_jax.rendering.overlay import Box
 from metro_jax.text_files import one_line, printable
 
-JPEG_QUALITY = 92
 SHEET_COLUMNS = 5
 MOST_ON_SHEET = 100
 THUMBNAIL_PX = 320
 Image = UInt8[np.ndarray, "h w 3"]
 Predictor = Callable[[Image, Box], Body]
+Fitter = Callable[[Sequence[Body]], list[Fitted]]
 
 
 class Job(NamedTuple):
@@ -53,6 +53,9 @@ class Options(NamedTuple):
   outputs: Outputs
   box_scale: float = 1.2
   focal_px: float = 0.0  # 0: the picture's diagonal
+  contents: Contents = Contents()
+  fit: Fitter | None = None  # gives every person a body model's parameters
+  photograph_colors: bool = False  # of the vertices
 
 
 @dataclasses.dataclass
@@ -87,15 +90,18 @@ class StepError(Exception):
 
 
 def plan(
-  paths: Sequence[pathlib.Path], entries: Sequence[Entry | None] | None = None
+  paths: Sequence[pathlib.Path],
+  entries: Sequence[Entry | None] | None = None,
+  contents: Contents = Contents(),  # noqa: B008
 ) -> list[Job]:
   """Decides for all pictures what their files are called.
 
   Args:
     paths: The pictures.
     entries: Of each, its boxes, see `Job`; None where there are no boxes at all.
+    contents: The files of every person.
   """
-  namer, jobs = output_names.Namer(), []
+  namer, jobs = output_names.Namer(contents.suffixes), []
   for path, entry in zip(paths, entries or [None] * len(paths), strict=True):
     people = len(entry) if isinstance(entry, list) else 1
     jobs.append(Job(path, entry, namer.claim(path, people)))
@@ -167,18 +173,30 @@ def predict_picture(job: Job, predict: Predictor, options: Options) -> Image:
   squares = photographs.squares(height, width, job.boxes, options.box_scale)
   with _step("predicting"):
     bodies = [predict(image, box) for box in squares]
+  fitted: Sequence[Fitted | None] = [None] * len(bodies)
+  if options.fit is not None and bodies:
+    with _step("fitting"):
+      fitted = options.fit(bodies)
   with _step("drawing"):
     drawn = image
     for body, box in zip(bodies, squares, strict=True):
       drawn = overlay.overlay(drawn, body.vertices_m, body.faces, body.camera, box)
     thumbnail = overlay.fitted(drawn, THUMBNAIL_PX)
   focal_px = options.focal_px or math.hypot(width, height)
+  people = zip(job.names.people, bodies, squares, fitted, strict=True)
   with _step("writing"), options.outputs.adding() as folder:
-    for name, body, box in zip(job.names.people, bodies, squares, strict=True):
-      size_px = width, height
-      body_files.write_body(folder, name, body, box, size_px, focal_px, job.path)
-    _write_jpeg(folder / job.names.overlay, drawn)
+    for name, body, box, fit in people:
+      colors = _colors(image, body, box) if options.photograph_colors else None
+      about = (width, height), focal_px, job.path
+      files_of = options.contents, colors, fit
+      body_files.write_body(folder, name, body, box, *about, *files_of)
+    overlay.write_jpeg(folder / job.names.overlay, drawn)
   return thumbnail
+
+
+def _colors(image: Image, body: Body, box: Box) -> UInt8[np.ndarray, "v 3"]:
+  points_px = overlay.to_pixels(body.vertices_m, body.camera, box)
+  return vertex_colors.from_photograph(image, points_px, body.vertices_m, body.faces)
 
 
 @contextlib.contextmanager
@@ -205,15 +223,7 @@ def _write_sheet(
   try:
     with _step("contact sheet"), outputs.adding() as folder:
       sheet = overlay.contact_sheet(pictures, SHEET_COLUMNS, captions, THUMBNAIL_PX)
-      _write_jpeg(folder / output_names.CONTACT_SHEET, sheet)
+      overlay.write_jpeg(folder / output_names.CONTACT_SHEET, sheet)
   except StepError as error:
     path = outputs.folder / output_names.CONTACT_SHEET
     report.fail(error.step, path, str(error))
-
-
-def _write_jpeg(path: pathlib.Path, image: np.ndarray) -> None:
-  quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-  done, data = cv2.imencode(".jpg", image[..., ::-1], quality)
-  if not done:
-    raise ValueError(f"could not encode a JPEG of {image.shape[1]} x {image.shape[0]}")
-  path.write_bytes(data.tobytes())

@@ -4,11 +4,17 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from metro_jax.body import camera
-from metro_jax.rendering import mesh_files, overlay
+from metro_jax.body.body_model import BodyModel
+from metro_jax.inference.parameters import BodyParameters
+from metro_jax.rendering import gltf, mesh_files, overlay, rig
 from metro_jax.rendering.overlay import Box
+
+FORMATS = ("glb", "obj", "ply")
+VIEWS = ("side", "top")
+VIEW_PX = 512
 
 
 class Body(NamedTuple):
@@ -32,6 +38,49 @@ def mirror(body: Body) -> Body:
   )
 
 
+class Fitted(NamedTuple):
+  """A body model in the pose and shape of one person.
+
+  Attributes:
+    model: With NumPy arrays.
+    parameters: Of one mesh, b = 1.
+  """
+
+  model: BodyModel
+  parameters: BodyParameters
+
+  @property
+  def pose(self) -> Float[np.ndarray, "1 p"]:
+    """Axis-angles of all joints."""
+    found = self.parameters
+    return np.concatenate([found.global_orient, found.body_pose], axis=1)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The parameters under smplx's names, and what the fit leaves."""
+    found = {name: array[0] for name, array in self.parameters._asdict().items()}
+    if self.model.is_hand:
+      found["hand_pose"] = found.pop("body_pose")
+    return found
+
+
+class Contents(NamedTuple):
+  """What to write of a person besides the npz.
+
+  Attributes:
+    formats: Of the mesh, among `FORMATS`.
+    views: Pictures of the mesh alone, among `VIEWS`.
+  """
+
+  formats: tuple[str, ...] = FORMATS[:2]
+  views: tuple[str, ...] = ()
+
+  @property
+  def suffixes(self) -> tuple[str, ...]:
+    """Endings of a person's files."""
+    views = (f"_{view}.jpg" for view in self.views)
+    return (*(f".{kind}" for kind in self.formats), ".npz", *views)
+
+
 def write_body(
   folder: pathlib.Path,
   name: str,
@@ -40,8 +89,11 @@ def write_body(
   image_size_px: tuple[int, int],
   focal_px: float,
   picture: pathlib.Path,
+  contents: Contents = Contents(),  # noqa: B008
+  colors: UInt8[np.ndarray, "v 3"] | None = None,
+  fitted: Fitted | None = None,
 ) -> None:
-  """Writes one person's GLB, OBJ and npz.
+  """Writes one person's npz, meshes and views.
 
   Args:
     folder: Where to; it must exist.
@@ -51,10 +103,23 @@ def write_body(
     image_size_px: Width and height of the picture.
     focal_px: Of the pinhole camera.
     picture: Its path, for the npz.
+    contents: Which files.
+    colors: sRGB of each vertex.
+    fitted: Makes the GLB a posed rig of the body model in place of a mesh, and adds
+      its parameters to the npz.
   """
   cameras = in_picture(body, box, image_size_px, focal_px)
-  mesh_files.write_glb(folder / f"{name}.glb", body.vertices_m, body.faces)
-  mesh_files.write_obj(folder / f"{name}.obj", body.vertices_m, body.faces)
+  for kind in contents.formats:
+    path = folder / f"{name}.{kind}"
+    if kind == "glb" and fitted is not None:
+      _write_rigged(path, fitted, colors)
+    else:
+      write = getattr(mesh_files, f"write_{kind}")
+      write(path, body.vertices_m, body.faces, colors)
+  for view in contents.views:
+    draw = overlay.side_view if view == "side" else overlay.top_view
+    drawn = draw(body.vertices_m, body.faces, VIEW_PX)
+    overlay.write_jpeg(folder / f"{name}_{view}.jpg", drawn)
   mesh_files.write_npz(
     folder / f"{name}.npz",
     body.vertices_m,
@@ -62,8 +127,21 @@ def write_body(
     body.joint_names,
     body.camera,
     body.faces,
-    {**cameras, "picture": np.array(str(picture))},
+    {
+      **cameras,
+      "picture": np.array(str(picture)),
+      **({} if fitted is None else fitted.arrays()),
+    },
   )
+
+
+def _write_rigged(
+  path: pathlib.Path, fitted: Fitted, colors: UInt8[np.ndarray, "v 3"] | None
+) -> None:
+  found = fitted.parameters
+  posed = rig.make_rig(fitted.model, found.betas[0], fitted.pose[0])
+  motion = rig.make_motion(fitted.model, posed, fitted.pose, found.transl)
+  gltf.write_rigged(path, posed, motion, colors=colors)
 
 
 def in_picture(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from metro_jax import files
 
 CONTACT_SHEET = "contact_sheet.jpg"
-PERSON_SUFFIXES = (".glb", ".obj", ".npz")
+PERSON_SUFFIXES = (".glb", ".obj", ".npz")  # unless others are asked for
 _OVERLAY = "_overlay.jpg"
 
 
@@ -19,10 +19,12 @@ class PictureNames(NamedTuple):
     stem: What they begin with, and what the contact sheet says.
     people: Of each person, the names without an ending: the stem, or for several
       people stem_1, stem_2, ...
+    suffixes: Endings of each person's files.
   """
 
   stem: str
   people: tuple[str, ...]
+  suffixes: tuple[str, ...] = PERSON_SUFFIXES
 
   @property
   def overlay(self) -> str:
@@ -32,7 +34,7 @@ class PictureNames(NamedTuple):
   @property
   def files(self) -> list[str]:
     """All of them."""
-    people = [name + suffix for name in self.people for suffix in PERSON_SUFFIXES]
+    people = [name + suffix for name in self.people for suffix in self.suffixes]
     return [self.overlay, *people]
 
 
@@ -43,9 +45,13 @@ class Namer:
   have the name of an earlier picture's, all get "-2", "-3" and so on; names that a file
   system may take for the same (letter case, Unicode's forms) count as the same. What
   is too long for a file system is cut.
+
+  Args:
+    suffixes: Endings of each person's files.
   """
 
-  def __init__(self):
+  def __init__(self, suffixes: tuple[str, ...] = PERSON_SUFFIXES):
+    self._suffixes = suffixes
     self._taken = {fold(CONTACT_SHEET)}
     self._numbers: dict[tuple[str, int], int] = {}
 
@@ -58,11 +64,22 @@ class Namer:
     """
     alike = fold(path.stem), people
     number = self._numbers.get(alike, 1)
-    while self._taken & (wanted := _folded(names := _names(path.stem, number, people))):
+    while self._taken & (wanted := _folded(names := self._name(path, number, people))):
       number += 1
     self._numbers[alike] = number + 1
     self._taken |= wanted
     return names
+
+  def _name(self, path: pathlib.Path, number: int, people: int) -> PictureNames:
+    stem, ending = path.stem, f"-{number}" if number > 1 else ""
+    while True:
+      whole = stem + ending
+      each = [whole] if people == 1 else [f"{whole}_{i + 1}" for i in range(people)]
+      names = PictureNames(whole, tuple(each), self._suffixes)
+      longest = max(len(os.fsencode(name)) for name in names.files)
+      if longest <= files.LONGEST_NAME:
+        return names
+      stem = stem[: -max(1, (longest - files.LONGEST_NAME) // 4)]  # a letter: 4 bytes
 
 
 def fold(name: str) -> str:
@@ -72,18 +89,6 @@ def fold(name: str) -> str:
   """
   name = unicodedata.normalize("NFD", name).casefold()
   return unicodedata.normalize("NFD", name)
-
-
-def _names(stem: str, number: int, people: int) -> PictureNames:
-  ending = f"-{number}" if number > 1 else ""
-  while True:
-    whole = stem + ending
-    each = [whole] if people == 1 else [f"{whole}_{i + 1}" for i in range(people)]
-    names = PictureNames(whole, tuple(each))
-    longest = max(len(os.fsencode(name)) for name in (names.files[0], names.files[-1]))
-    if longest <= files.LONGEST_NAME:
-      return names
-    stem = stem[: -max(1, (longest - files.LONGEST_NAME) // 4)]  # a letter: 4 bytes
 
 
 def _folded(names: PictureNames) -> set[str]:

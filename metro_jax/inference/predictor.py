@@ -1,18 +1,19 @@
 """A run's network as a function of photographs and squares in them."""
 
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from metro_jax.body import camera
+from metro_jax.body import camera, hand
 from metro_jax.checkpoints import runs
 from metro_jax.data import framing
 from metro_jax.data.framing import Frame
-from metro_jax.inference import body_files, forward_pass, photographs
-from metro_jax.inference.batch import Predictor
-from metro_jax.inference.body_files import Body
+from metro_jax.inference import body_files, forward_pass, parameters, photographs
+from metro_jax.inference.batch import Fitter, Predictor
+from metro_jax.inference.body_files import Body, Fitted
 from metro_jax.rendering.overlay import Box
 
 SIZES = (1, 2, 4, 8, 16)  # crops at a time; each is compiled once
@@ -98,6 +99,27 @@ def make_batch_predictor(
     return [body_files.mirror(one) for one in bodies] if mirrored else bodies
 
   return predict
+
+
+def make_fitter(run: runs.Run, mirrored: bool = False) -> Fitter:
+  """Makes a function that fits the network's body model to what it predicted.
+
+  Args:
+    run: The network.
+    mirrored: As for `make_batch_predictor`; the model is then of the other hand.
+  """
+  model = run.network.body
+  model = hand.mirrored(model) if mirrored else model
+  fit = parameters.make_padded_fit(model)
+
+  def fit_all(bodies: Sequence[Body]) -> list[Fitted]:
+    found = fit(np.stack([body.vertices_m for body in bodies]))
+    rows = (slice(n, n + 1) for n in range(len(bodies)))
+    return [
+      Fitted(model, jax.tree.map(operator.itemgetter(row), found)) for row in rows
+    ]
+
+  return fit_all
 
 
 def _size(count: int) -> int:

@@ -1,36 +1,33 @@
-"""Meshes as files: GLB and OBJ for viewers, npz for programs; metres everywhere.
+"""Meshes as files: GLB, OBJ and PLY for viewers, npz for programs; metres everywhere.
 
 npz keeps the camera frame (x right, y down, z away from the camera). Viewers expect
-y up, so GLB and OBJ hold the mesh turned by 180 degrees about x: (x, y, z) ->
+y up, so GLB, OBJ and PLY hold the mesh turned by 180 degrees about x: (x, y, z) ->
 (x, -y, -z). There x is still the picture's right, y is up and z points at the viewer;
 a person who faced the camera faces the viewer.
 """
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from metro_jax import files
+from metro_jax.body import camera
+from metro_jax.rendering import gltf
 
 if TYPE_CHECKING:
   import trimesh
 
-SKIN_RGBA = (168, 196, 235, 255)
-Y_UP = np.array([1.0, -1.0, -1.0], np.float32)
-
-
-def to_y_up(points_m: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-  """Turns camera-frame points by 180 degrees about x; its own inverse."""
-  return points_m * Y_UP
+Colors: TypeAlias = UInt8[np.ndarray, "v 3"]
 
 
 def write_glb(
   path: str | os.PathLike[str],
   vertices_m: Float[np.ndarray, "v 3"],
   faces: Int[np.ndarray, "f 3"],
+  colors: Colors | None = None,
 ) -> None:
   """Writes a binary glTF file with smooth normals; y up, metres.
 
@@ -38,14 +35,16 @@ def write_glb(
     path: Ends in .glb; its folder must exist.
     vertices_m: Camera frame, metres.
     faces: Vertex numbers, counter-clockwise seen from outside.
+    colors: sRGB of each vertex; by default all have one colour.
   """
-  _export(path, _mesh(vertices_m, faces), "glb", include_normals=True)
+  gltf.write_mesh(path, camera.to_y_up(vertices_m), faces, colors)
 
 
 def write_obj(
   path: str | os.PathLike[str],
   vertices_m: Float[np.ndarray, "v 3"],
   faces: Int[np.ndarray, "f 3"],
+  colors: Colors | None = None,
 ) -> None:
   """Writes a Wavefront file that keeps the order of the vertices; y up, metres.
 
@@ -53,11 +52,28 @@ def write_obj(
     path: Ends in .obj; its folder must exist.
     vertices_m: Camera frame, metres.
     faces: Vertex numbers, counter-clockwise seen from outside.
+    colors: sRGB of each vertex, behind its coordinates; by default none is written.
   """
-  plain = _mesh(vertices_m, faces)
-  plain.visual = trimesh.visual.ColorVisuals()
+  mesh = _mesh(vertices_m, faces, colors)
   header = "metro_jax mesh; metres, y up, z towards the viewer"
-  _export(path, plain, "obj", include_normals=False, header=header, digits=6)
+  _export(path, mesh, "obj", include_normals=False, header=header, digits=6)
+
+
+def write_ply(
+  path: str | os.PathLike[str],
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+  colors: Colors | None = None,
+) -> None:
+  """Writes a binary Stanford file; as `write_obj`.
+
+  Args:
+    path: Ends in .ply; its folder must exist.
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, counter-clockwise seen from outside.
+    colors: sRGB of each vertex; by default none is written.
+  """
+  _export(path, _mesh(vertices_m, faces, colors), "ply")
 
 
 def write_npz(
@@ -102,11 +118,13 @@ def write_npz(
     np.savez_compressed(file, allow_pickle=False, **arrays, **(extra or {}))
 
 
-def _mesh(vertices_m: np.ndarray, faces: np.ndarray) -> "trimesh.Trimesh":
+def _mesh(
+  vertices_m: np.ndarray, faces: np.ndarray, colors: np.ndarray | None
+) -> "trimesh.Trimesh":
   import trimesh  # slow to import, and the Python API may never write a file
 
-  color = np.tile(np.array(SKIN_RGBA, np.uint8), (len(vertices_m), 1))
-  return trimesh.Trimesh(to_y_up(vertices_m), faces, vertex_colors=color, process=False)
+  points = camera.to_y_up(vertices_m)
+  return trimesh.Trimesh(points, faces, vertex_colors=colors, process=False)
 
 
 def _export(path, mesh: Any, kind: str, **options) -> None:

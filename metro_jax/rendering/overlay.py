@@ -4,6 +4,7 @@ Everything takes plain NumPy arrays in the camera frame (x right, y down, z away
 the camera, metres) and returns RGB uint8 pictures.
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,13 +15,15 @@ from jaxtyping import Float, Int, UInt8
 from metro_jax.body import camera as cameras
 from metro_jax.rendering import rasterizer
 
+JPEG_QUALITY = 92
 SKIN_RGB = (0.66, 0.77, 0.92)
 PAPER_RGB = (247, 247, 249)
 INK_RGB = (52, 56, 64)
-# A mesh is drawn at twice the picture's resolution, but never larger than this, so
-# that a 50-megapixel photograph costs no more than a small one.
+# A mesh is drawn at twice the picture's resolution where it is smaller than this, and
+# at the picture's own where it is large; in bands of rows, so that memory stays small.
 SUPERSAMPLE = 2
 LARGEST_RASTER_PX = 1400
+BAND_PX = 200_000  # of a band, in pixels drawn
 # Directions towards the lights, and their strengths: a key light over the viewer's
 # left shoulder, a fill from the right, and the sky.
 LIGHTS = (
@@ -117,13 +120,31 @@ def side_view(
     ValueError: If a vertex is not finite.
   """
   _require_finite("side_view", vertices_m)
-  turned = turn_about_vertical(vertices_m, degrees)
-  low, high = turned.min(axis=0), turned.max(axis=0)
-  extent = max((high - low)[:2].max(), 1e-6)
-  scale = 0.88 * size_px / extent
-  xy = (turned[:, :2] - (low + high)[:2] / 2) * scale + size_px / 2
-  points_px = np.column_stack([xy, turned[:, 2]])
-  return _blend(_clean_background(size_px), points_px, turned, faces, 1.0)
+  return _alone(turn_about_vertical(vertices_m, degrees), faces, size_px)
+
+
+def top_view(
+  vertices_m: Float[np.ndarray, "v 3"],
+  faces: Int[np.ndarray, "f 3"],
+  size_px: int = 224,
+) -> UInt8[np.ndarray, "s s 3"]:
+  """Draws the mesh from above, fitted to a clean square.
+
+  Args:
+    vertices_m: Camera frame, metres.
+    faces: Vertex numbers, three a face.
+    size_px: Side of the picture; right is the photograph's, and what was near the
+      camera is at the bottom.
+
+  Returns:
+    RGB.
+
+  Raises:
+    ValueError: If a vertex is not finite.
+  """
+  _require_finite("top_view", vertices_m)
+  x, y, z = vertices_m.T
+  return _alone(np.column_stack([x, -z, y]), faces, size_px)
 
 
 def turn_about_vertical(
@@ -186,9 +207,32 @@ def fitted(
   return _resized(image, min(1.0, most_px / max(image.shape[:2])))
 
 
+def write_jpeg(path: pathlib.Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+  """Writes an RGB picture.
+
+  Raises:
+    ValueError: If the format cannot hold it.
+  """
+  quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+  done, data = cv2.imencode(".jpg", image[..., ::-1], quality)
+  if not done:
+    raise ValueError(f"could not encode a JPEG of {image.shape[1]} x {image.shape[0]}")
+  path.write_bytes(data.tobytes())
+
+
 def _require_finite(place: str, values: np.ndarray) -> None:
   if not np.isfinite(values).all():
     raise ValueError(f"{place}: expected finite vertices and camera, got NaN or inf")
+
+
+def _alone(seen_m, faces, size_px):
+  """Draws a mesh as it is seen along z, fitted to a clean square."""
+  low, high = seen_m.min(axis=0), seen_m.max(axis=0)
+  extent = max((high - low)[:2].max(), 1e-6)
+  scale = 0.88 * size_px / extent
+  xy = (seen_m[:, :2] - (low + high)[:2] / 2) * scale + size_px / 2
+  points_px = np.column_stack([xy, seen_m[:, 2]])
+  return _blend(_clean_background(size_px), points_px, seen_m, faces, 1.0)
 
 
 def _blend(image, points_px, vertices_m, faces, opacity):
@@ -212,19 +256,21 @@ def _blend(image, points_px, vertices_m, faces, opacity):
 
 def _draw_layer(points_px, vertices_m, faces, size):
   """Returns premultiplied RGBA (h, w, 4) in [0, 1] of the given (width, height)."""
-  scale = min(SUPERSAMPLE, LARGEST_RASTER_PX / max(size))
+  scale = max(1.0, min(SUPERSAMPLE, LARGEST_RASTER_PX / max(size)))
   width, height = (max(1, round(side * scale)) for side in size)
-  stretch = (width / size[0], height / size[1], 1.0)
-  # A predicted mesh may have folded faces; without them there would be holes.
-  samples = rasterizer.sample_pixels(
-    points_px * stretch, faces, height, width, cull_backfaces=False
-  )
+  points_px = points_px * (width / size[0], height / size[1], 1.0)
   normals = rasterizer.vertex_normals(vertices_m, faces)
-  layer = np.zeros((height * width, 4), np.float32)
-  layer[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
-  layer[samples.pixel, 3] = 1.0
-  layer = layer.reshape(height, width, 4)
-  return cv2.resize(layer, size, None, 0, 0, _resampling(scale > 1))
+  layer = np.zeros((height, width, 4), np.float32)
+  rows = max(1, BAND_PX // width)
+  for top in range(0, height, rows):
+    band = layer[top : top + rows].reshape(-1, 4)
+    # A predicted mesh may have folded faces; without them there would be holes.
+    samples = rasterizer.sample_pixels(
+      points_px - (0, top, 0), faces, len(band) // width, width, cull_backfaces=False
+    )
+    band[samples.pixel, :3] = _shade(rasterizer.interpolate(samples, faces, normals))
+    band[samples.pixel, 3] = 1.0
+  return cv2.resize(layer, size, None, 0, 0, cv2.INTER_AREA) if scale > 1 else layer
 
 
 def _resampling(shrinks: bool) -> int:

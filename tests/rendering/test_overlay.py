@@ -74,6 +74,19 @@ def test_a_mesh_outside_the_picture_leaves_it_alone_and_the_input_is_kept():
   assert image is not GREEN
 
 
+def test_the_silhouette_in_a_large_photograph_is_as_sharp_as_its_pixels():
+  # 2,400 px for 0.6 m; an edge of the triangle falls 3 px a row, through (1200, 1200).
+  image = np.zeros((2400, 2400, 3), np.uint8)
+  triangle = np.float32([[0.3, 0.1, 0], [0.0, 0.0, 0], [0.3, -0.1, 0]])
+  camera = np.float32([1 / 0.3, 0, 0])
+  drawn_over = overlay.overlay(image, triangle, np.array([[0, 1, 2]]), camera)
+  inner = drawn_over[1200, 1600].astype(float)
+  row = drawn_over[1300].astype(float).mean(-1) / inner.mean()
+  # Pixel row 1300 is 100.5 px below the tip: the edge lies at 1200 + 301.5 px.
+  assert row[:1499].max() == 0 and row[1504:2000].min() > 0.97
+  assert row[1495:1510].sum() == pytest.approx(1510 - 1501.5, abs=0.8)
+
+
 def test_a_mesh_larger_than_the_largest_raster_still_fits(monkeypatch):
   monkeypatch.setattr(overlay, "LARGEST_RASTER_PX", 10)
   image = overlay.overlay(GREEN, CORNERS_M, BOX_FACES, IDENTITY)
@@ -104,6 +117,24 @@ def test_side_view_is_fitted_and_centred():
   assert (top, bottom) == (6, 93)  # 88 of 100 px
   assert right - left + 1 == pytest.approx(8.8, abs=1.3)
   assert left + right == pytest.approx(99, abs=1)
+
+
+def test_from_above_what_was_near_is_at_the_bottom():
+  # A bar along z, 1 m deep, with a cross-piece at its near end.
+  corners = np.float32(
+    [[-0.1, 0, -0.5], [0.1, 0, -0.5], [0.1, 0, 0.5], [-0.1, 0, 0.5],
+     [-0.5, 0, -0.5], [0.5, 0, -0.5], [0.5, 0, -0.3], [-0.5, 0, -0.3]]
+  )  # fmt: skip
+  faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+  image = overlay.top_view(corners, faces, 100)
+  paper = overlay._clean_background(100)
+  covered = (np.abs(image.astype(int) - paper) > 8).any(-1)
+  assert covered[90, 10:90].all() and not covered[20, 10:40].any()
+  assert covered[20, 45:55].all()
+  rows = np.flatnonzero(covered.any(1))
+  assert rows.min() == pytest.approx(6, abs=1) and rows.max() == pytest.approx(
+    93, abs=1
+  )
 
 
 def test_contact_sheet_places_pictures_by_row_and_keeps_their_shape():
