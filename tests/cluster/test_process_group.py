@@ -141,6 +141,6 @@ def test_processes_with_other_labels_of_equal_number_are_told(monkeypatch):
 def test_labels_of_every_part_of_a_mixture_are_compared():
   parts = [split(name, np.ones((3, 3))) for name in ("a/train", "b/train")]
   before = consistency.data([mixture.Mixture(parts)])
-  parts[1].labels[2] = 0
+  parts[1][2]["pose"] = np.zeros(3)
   after = consistency.data([mixture.Mixture(parts)])
   assert {k for k in after if after[k] != before[k]} == {"labels of b/train"}
