@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from metro_jax import command_line
 from metro_jax import config as base
-from metro_jax.checkpoints import bucket, initial_weights, runs
+from metro_jax.checkpoints import bucket, feature_maps, initial_weights, runs
 from metro_jax.checkpoints.bucket import RunFolder
 from metro_jax.checkpoints.run_checkpoints import RunCheckpoints, Start
 from metro_jax.checkpoints.run_lock import RunLock
@@ -42,7 +42,7 @@ from metro_jax.evaluation import (
 )
 from metro_jax.models import setup
 from metro_jax.planning import work
-from metro_jax.training import bad_batch, feature_maps, logs
+from metro_jax.training import bad_batch, logs
 from metro_jax.training import optimizer as optimizers
 from metro_jax.training import state as states
 from metro_jax.training import step as steps

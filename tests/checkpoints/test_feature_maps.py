@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import embedded
+from metro_jax.checkpoints import feature_maps
 from metro_jax.data import pipeline
 from metro_jax.models import setup
-from metro_jax.training import feature_maps
 from tests.fixtures.drawn import drawn
 
 
