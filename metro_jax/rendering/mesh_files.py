@@ -113,7 +113,8 @@ def write_npz(
   if taken:
     raise ValueError(f"write_npz: extra arrays must have other names than {taken}")
   with files.replacing(path) as partial, partial.open("wb") as file:
-    np.savez_compressed(file, **arrays, **(extra or {}))
+    # NumPy's types take every name for that of its option.
+    np.savez_compressed(file, **arrays, **(extra or {}))  # type: ignore[arg-type]
 
 
 def _mesh(
@@ -127,4 +128,4 @@ def _export(path, mesh: trimesh.Trimesh, kind: str, **options) -> None:
   """Writes a scene in one of trimesh's formats."""
   data = mesh.export(file_type=kind, **options)
   with files.replacing(path) as partial:
-    partial.write_bytes(data.encode() if isinstance(data, str) else data)
+    partial.write_bytes(data.encode() if isinstance(data, str) else bytes(data))
