@@ -16,20 +16,6 @@ API = {
 }
 # What is called through a variable that holds the module.
 BY_MODULE = ("metro_jax.data.readers.*.open_reader", "metro_jax.weights.*.load")
-# What only tests call so far, and what is to go.
-LEAVING = {
-  "metro_jax.body.joints.bones",
-  "metro_jax.body.mesh_levels.upsample",
-  "metro_jax.data.augment.apply",
-  "metro_jax.data.augment.augment_pose",
-  "metro_jax.evaluation.freihand.read_zip",
-  "metro_jax.evaluation.metrics.mpvpe_mm",
-  "metro_jax.evaluation.metrics.pa_mpjpe_mm",
-  "metro_jax.rendering.overlay.draw_skeleton",
-  "metro_jax.rendering.rasterizer.rasterize",
-  "metro_jax.rendering.rasterizer.render",
-  "metro_jax.training.losses.from_hips",
-}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from metro_jax.body import rotations
+
 Array = jax.Array
 NAMES = ("mpvpe_mm", "mpjpe_mm", "pa_mpjpe_mm")  # those that papers always give
 _MM = 1000.0
@@ -92,14 +94,11 @@ def similarity(
   p, q = source - source_mean[:, None], target - target_mean[:, None]
   if known is not None:
     p, q = (jnp.where(known[..., None], points, 0) for points in (p, q))
-  covariance = jnp.einsum("bni,bnj->bij", p, q, precision=_PRECISION)
-  u, s, vt = jnp.linalg.svd(covariance)
-  turn = jnp.einsum("bij,bjk->bik", u, vt, precision=_PRECISION)
-  hand = jnp.sign(_det(turn)) if proper else jnp.ones_like(s[:, 0])
-  sign = jnp.stack([jnp.ones_like(hand)] * 2 + [hand], axis=-1)
-  rotation = jnp.einsum("bji,bj,bkj->bik", vt, sign, u, precision=_PRECISION)
+  covariance = jnp.einsum("bni,bnj->bji", p, q, precision=_PRECISION)
+  with jax.default_matmul_precision("highest"):
+    rotation = rotations.nearest_rotation(covariance, proper)
   spread = jnp.square(p).sum((1, 2))
-  scale = (s * sign).sum(-1) / jnp.where(spread > 0, spread, 1)
+  scale = (rotation * covariance).sum((1, 2)) / jnp.where(spread > 0, spread, 1)
   moved = jnp.einsum("b,bij,bj->bi", scale, rotation, source_mean, precision=_PRECISION)
   return Similarity(scale, rotation, target_mean - moved)
 
@@ -121,11 +120,6 @@ def apply_similarity(
     "bij,bnj->bni", transform.rotation, jnp.asarray(points), precision=_PRECISION
   )
   return transform.scale[:, None, None] * turned + transform.shift[:, None]
-
-
-def _det(m: Float[Array, "b 3 3"]) -> Float[Array, " b"]:
-  """By the rule of Sarrus; needs no matrix decomposition on the device."""
-  return (m[:, 0] * jnp.cross(m[:, 1], m[:, 2])).sum(-1)
 
 
 def count_and_sum(

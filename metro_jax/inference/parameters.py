@@ -29,12 +29,12 @@ from metro_jax.body.body_model import BodyModel
 Array = Any  # np.ndarray or jax.Array
 ROWS = 256  # at most: means of neighbouring vertices
 STEPS = 12  # at most; meshes of the body itself take some five
-JOINT_WEIGHT = 0.3  # of all joints together, over all vertices together
+JOINT_WEIGHT = 0.1  # of all joints together, over all vertices together
 SHAPE_PRIOR = 3e-3  # of squared components, on the scale of the error's logarithm
 DAMPING = 1e-7  # of a first step, in squared metres
 EASING = 10.0  # damping between steps
-TINY_M = 1e-4  # nobody asks for less
-LEAST_GAIN = 1e-3  # of the error, as a share, that makes another step worth its time
+TINY_M = 5e-4  # nobody asks for much less
+LEAST_GAIN = 1e-2  # of the error, as a share, that makes another step worth its time
 
 
 class BodyParameters(NamedTuple):
@@ -300,14 +300,14 @@ def _linearize(
 
 def _with_prior(state: _State, every: Float[Array, "b m m"]) -> _System:
   """The equations from all products of columns, of which what is left is the last."""
-  error, betas = every[:, -1, -1], state.shape[:, 1:]
+  error, betas = every[:, -1, -1] + TINY_M**2, state.shape[:, 1:]
   of_shape = slice(-4 - betas.shape[1], -4)
   weight = jnp.zeros(every.shape[-1]).at[of_shape].set(SHAPE_PRIOR)
   held = jnp.zeros(every.shape[:2]).at[:, of_shape].set(SHAPE_PRIOR * betas)
   every += error[:, None, None] * jnp.diag(weight)
   return _System(
     state,
-    jnp.log(error + TINY_M**2) + SHAPE_PRIOR * jnp.square(betas).sum(1),
+    jnp.log(error) + SHAPE_PRIOR * jnp.square(betas).sum(1),
     every[:, :-1, :-1],
     every[:, :-1, -1] - error[:, None] * held[:, :-1],
   )

@@ -6,10 +6,11 @@ for person in network("photo.jpg"):
   person.glb("person.glb")
 """
 
+import functools
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -20,9 +21,10 @@ from metro_jax import text_files
 from metro_jax.body import camera as cameras
 from metro_jax.checkpoints import embedded, runs
 from metro_jax.inference import photographs, sources
-from metro_jax.inference.body_files import Body
+from metro_jax.inference.batch import Fitter
+from metro_jax.inference.body_files import Body, Fitted
 from metro_jax.inference.boxes import EXPECTED, Corners, is_box
-from metro_jax.inference.predictor import make_batch_predictor
+from metro_jax.inference.predictor import make_batch_predictor, make_fitter
 from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
 
@@ -80,9 +82,16 @@ class Person:
   """
 
   def __init__(
-    self, body: Body, box: Box, image_size_px: tuple[int, int], focal_px: float
+    self,
+    body: Body,
+    box: Box,
+    image_size_px: tuple[int, int],
+    focal_px: float,
+    fitter: Callable[[], Fitter],
   ):
     self._body, self._image_size_px = body, image_size_px
+    self._fitter = fitter
+    self._fitted: Fitted | None = None
     self.vertices: Float[np.ndarray, "v 3"] = body.vertices_m
     self.joints: Mapping[str, Float[np.ndarray, 3]] = dict(
       zip(body.joint_names, body.joints_m, strict=True)
@@ -114,6 +123,18 @@ class Person:
       f"Person({len(self.vertices)} vertices, {len(self.joints)} joints, at "
       f"({box.center_x:.0f}, {box.center_y:.0f}) px, {box.side:.0f} px wide)"
     )
+
+  def parameters(self) -> dict[str, np.ndarray]:
+    """Fits the network's body model to the mesh; once, however often it is asked.
+
+    Returns:
+      What smplx's models take, in the same camera frame: "global_orient" (3,),
+      "body_pose" (of a hand "hand_pose"), "betas" and "transl" (3,); and
+      "residual_mm", the mean distance of the fitted vertices from the mesh.
+    """
+    if self._fitted is None:
+      self._fitted = self._fitter()([self._body])[0]
+    return self._fitted.arrays()
 
   def glb(self, path: str | os.PathLike[str]) -> None:
     """Writes the mesh as binary glTF: metres, y up."""
@@ -156,6 +177,7 @@ class PeopleNetwork:
     self.config: ConfigDict = run.config
     self.joint_names: tuple[str, ...] = body.joint_names
     self._predict = make_batch_predictor(run, side == "left", passes)
+    self._fitter = functools.cache(lambda: make_fitter(run, side == "left"))
 
   @overload
   def __call__(
@@ -224,7 +246,7 @@ class PeopleNetwork:
     for (n, box), body in zip(places, bodies, strict=True):
       height, width = images[n].shape[:2]
       focal = focal_px or math.hypot(width, height)
-      people[n].append(Person(body, box, (width, height), focal))
+      people[n].append(Person(body, box, (width, height), focal, self._fitter))
     return people
 
 

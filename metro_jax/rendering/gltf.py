@@ -172,7 +172,7 @@ def _animation(
 ) -> dict[str, Any]:
   """Moves the root and turns every joint; between frames viewers take the short way."""
   times = np.arange(len(quaternions))[:, None] / fps
-  ends = {"min": [0.0], "max": [float(np.float32(times[-1, 0]))]}
+  ends: dict[str, Any] = {"min": [0.0], "max": [float(np.float32(times[-1, 0]))]}
   clock = arrays.add(times, "f4", **ends)
   tracks = [("translation", 0, root_m)]
   tracks += [

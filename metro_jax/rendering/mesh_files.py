@@ -133,4 +133,4 @@ def _export(path, mesh: Any, kind: str, **options) -> None:
   if isinstance(data, dict):
     raise TypeError(f"{path}: expected {kind} as text or bytes, got a dictionary")
   with files.replacing(path) as partial:
-    partial.write_bytes(data.encode() if isinstance(data, str) else data)
+    partial.write_bytes(data.encode() if isinstance(data, str) else bytes(data))

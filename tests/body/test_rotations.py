@@ -52,3 +52,17 @@ def test_half_turns_come_back_exactly(axis):
   np.testing.assert_allclose(
     rotations.matrix_to_axis_angle(half_turn), np.pi * axis, atol=1e-12
   )
+
+
+def test_the_nearest_rotation_is_the_turn_of_points_and_no_mirror():
+  points = np.random.default_rng(0).normal(size=(20, 3))
+  turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+  covariance = ((points @ turn.T).T @ points)[None]
+  np.testing.assert_allclose(
+    rotations.nearest_rotation(covariance)[0], turn, atol=1e-12
+  )
+  mirrored = covariance * np.array([-1.0, 1.0, 1.0])[:, None]
+  found = rotations.nearest_rotation(mirrored)[0]
+  assert np.linalg.det(found) == pytest.approx(1.0)
+  found = rotations.nearest_rotation(mirrored, proper=False)[0]
+  np.testing.assert_allclose(found, turn * [[-1], [1], [1]], atol=1e-12)

@@ -10,8 +10,9 @@ import pytest
 
 import metro_jax
 from metro_jax import export
-from metro_jax.body import camera
+from metro_jax.body import body_model, camera, humanoid
 from metro_jax.checkpoints import runs
+from metro_jax.exporting import card
 from metro_jax.inference import sources
 from metro_jax.outputs import Outputs
 
@@ -78,6 +79,23 @@ def test_all_three_cameras_send_joints_to_the_same_pixels(person):
   np.testing.assert_allclose(flat, wanted, atol=0.01)
 
 
+def test_parameters_pose_the_body_model_as_the_mesh_is(network, person):
+  found = person.parameters()
+  shapes = {name: value.shape for name, value in found.items()}
+  assert shapes == {
+    "global_orient": (3,), "body_pose": (69,), "betas": (10,), "transl": (3,),
+    "residual_mm": (),
+  }  # fmt: skip
+  pose = np.concatenate([found["global_orient"], found["body_pose"]])[None]
+  posed = body_model.pose_body(humanoid.load(), pose, found["betas"][None])
+  # smplx adds transl after posing about the pelvis's own place.
+  gap_m = posed.vertices[0] + found["transl"] - person.vertices
+  gaps_mm = 1000 * np.linalg.norm(gap_m, axis=-1)
+  assert gaps_mm.mean() == pytest.approx(found["residual_mm"], rel=0.02)
+  assert gaps_mm.mean() < 40
+  assert person.parameters() is not found  # a caller may change what it got
+
+
 def test_an_overlay_has_the_size_of_the_picture_and_another_size_is_refused(person):
   drawn = person.overlay(PHOTOGRAPHS[0])
   image = cv2.imread(str(PHOTOGRAPHS[0]))[..., ::-1]
@@ -116,9 +134,9 @@ def test_an_exported_folder_is_a_source(tmp_path, form):
   if form == "stablehlo":  # its program is tested elsewhere; the files beside it matter
     with Outputs(tmp_path, "export").adding() as made:
       export._write_npz(made / "parameters.npz", export.flatten(run.variables))
-      export._write_card(run, made, export.Choice(form))
+      card.write(run, made, card.Choice(form))
   else:
-    export.export(run, tmp_path, export.Choice(form))
+    export.export(run, tmp_path, card.Choice(form))
   again = sources.load_run(tmp_path)
   wanted, got = export.flatten(run.variables), export.flatten(again.variables)
   assert wanted.keys() == got.keys()
