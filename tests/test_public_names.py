@@ -11,11 +11,19 @@ ROOT = pathlib.Path(metro_jax.__file__).parent
 # What is there for those who use the package from Python, beside its commands.
 API = {
   "metro_jax.body.humanoid.load_parts",  # of the embedded body, as targets
+  "metro_jax.console.main",  # the installed command
+  "metro_jax.rendering.bvh.write_bvh",  # motion of a person, for animators
   "metro_jax.config.apply_variants",  # configs/*.py
   "metro_jax.models.metro.parameter_counts",  # the sizes that papers give
 }
 # What is called through a variable that holds the module.
-BY_MODULE = ("metro_jax.data.readers.*.open_reader", "metro_jax.weights.*.load")
+BY_MODULE = (
+  "metro_jax.data.readers.*.open_reader",
+  "metro_jax.exporting.*.file_names",
+  "metro_jax.exporting.*.write",
+  "metro_jax.rendering.mesh_files.write_*",
+  "metro_jax.weights.*.load",
+)
 
 
 def modules() -> dict[str, ast.Module]:
