@@ -186,10 +186,10 @@ def test_a_datasets_error_is_of_labelled_joints_of_examples_that_label_the_root(
 
   @jax.jit
   def sums(prediction, targets, batch):
-    recipe = losses.make_recipe(config.loss)
+    recipe = losses.make_recipe(config.loss, "hips")
     terms = losses.per_example(prediction, targets, regressor, recipe)
     loss = losses.total(terms, recipe)
-    return step.by_dataset(loss, joints_m, targets, batch, config)
+    return step.by_dataset(loss, joints_m, targets, batch, "hips", config)
 
   got = sums(prediction, targets, one)
   np.testing.assert_array_equal(got["labelled"], [1, 8])
@@ -212,7 +212,8 @@ def test_the_config_says_whether_3d_joints_are_labels_or_the_meshes(true_joints)
   @functools.partial(jax.vmap, axis_name=step.AXIS)
   def joint_loss(batch):
     key, counts = jax.random.key(0), losses.Terms(*[jnp.ones(())] * 4)
-    args = (variables, batch, GEOMETRY, key, counts, config)
+    recipe = losses.make_recipe(config.loss, "hips")
+    args = (variables, batch, GEOMETRY, key, counts, recipe, config)
     return step._loss(Plain(), *args)[1][0].joints
 
   batch = make_batch()
