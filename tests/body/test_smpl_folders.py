@@ -78,7 +78,9 @@ def test_an_archive_with_300_components_is_read_where_it_unpacked(tmp_path):
 
 
 def test_the_error_and_the_readme_name_every_release(tmp_path):
-  readme = (HERE.parents[1] / "README.md").read_text()
+  readme = (
+    HERE.parents[1] / "metro_jax" / "data" / "readers" / "README.md"
+  ).read_text()
   keys = [key for key in smpl_files.ASSETS if key != "mano_left"]
   (said,) = smpl_files.missing(keys, str(tmp_path))
   for name in (name for key in keys for name in smpl_files.ASSETS[key].names):

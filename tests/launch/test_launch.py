@@ -1,5 +1,6 @@
 """The launch files are well formed and run the commands that they should."""
 
+import configparser
 import pathlib
 import shlex
 import shutil
@@ -381,3 +382,20 @@ def test_launch_files_use_flags_that_the_command_has():
   text = "".join(path.read_text() for path in LAUNCH.iterdir())
   assert "--stopped_exit_code" in text
   assert '"stopped_exit_code"' in pathlib.Path(train.__file__).read_text()
+
+
+def test_the_image_holds_what_it_copies_and_installs_tested_versions():
+  root = LAUNCH.parent
+  lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+  copied = [word for line in lines if line.startswith("COPY") for word in line.split()]
+  sources = {word for word in copied if (root / word.rstrip("/")).exists()}
+  assert {"setup.cfg", "pyproject.toml", "metro_jax", "configs"} <= sources
+  assert ".ci/constraints.txt" in sources
+  (install,) = (line for line in lines if "pip install" in line)
+  assert "-c .ci/constraints.txt" in install and "${EXTRA}" in install
+  setup = configparser.ConfigParser()
+  setup.read(root / "setup.cfg")
+  assert {"tpu", "cuda", "cuda13", "gcs"} <= set(setup["options.extras_require"])
+  # What the pods run is in the image, where the image starts.
+  assert "--config=configs/h36m.py" in (LAUNCH / "gke_jobset.yaml").read_text()
+  assert (root / "configs" / "h36m.py").exists()
