@@ -17,6 +17,10 @@ CHECKS = {
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_nothing_is_left_to_say_by(check):
   done = subprocess.run(
-    [sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True, check=False
+    [sys.executable, "-m", *check],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr

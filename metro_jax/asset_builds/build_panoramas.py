@@ -32,16 +32,26 @@ def read_panoramas(package: pathlib.Path) -> dict[str, Float[np.ndarray, "h w 3"
   with tarfile.open(package) as tar:
     for member in sorted(tar.getnames()):
       if match := re.fullmatch(r"package/hdri/(\w+)\.exr\.js", member):
-        found[match[1]] = _read_exr(tar.extractfile(member).read().decode())
+        found[match[1]] = _read_exr(_read_member(tar, member))
   if not found:
     raise ValueError(f"{package}: expected package/hdri/*.exr.js, got none")
   return found
 
 
+def _read_member(tar: tarfile.TarFile, name: str) -> str:
+  file = tar.extractfile(name)
+  if file is None:
+    raise ValueError(f"{name}: expected a file")
+  return file.read().decode()
+
+
 def _read_exr(script: str) -> Float[np.ndarray, "h w 3"]:
   import OpenEXR  # of the extra `build`
 
-  data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)", script)[1])
+  match = re.search(r"base64,([A-Za-z0-9+/=]+)", script)
+  if match is None:
+    raise ValueError("panorama: expected base64 in the script, found none")
+  data = base64.b64decode(match[1])
   with tempfile.NamedTemporaryFile(suffix=".exr") as file:
     file.write(data)
     file.flush()
@@ -88,7 +98,7 @@ def main() -> None:
     _, jpeg = cv2.imencode(".jpg", to_picture(radiance)[..., ::-1], flags)
     arrays[f"{name}.jpg"] = jpeg.ravel()
     arrays[f"{name}.irradiance"] = to_irradiance(radiance)
-  np.savez(options.output, **arrays)
+  np.savez(options.output, allow_pickle=False, **arrays)
   print(f"{len(arrays) // 2} panoramas, {options.output.stat().st_size:,} bytes")
 
 

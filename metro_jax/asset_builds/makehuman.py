@@ -121,8 +121,8 @@ def target_weights(
       acting[word] = np.interp(phenotypes[axis], anchors, peak)
   ones = np.ones(len(races))
   columns = []
-  for words in target_words:
-    known = [acting[word] for word in words if word in acting]
+  for named in target_words:
+    known = [acting[word] for word in named if word in acting]
     columns.append(np.prod([ones, *known], axis=0))
   return np.stack(columns, axis=1)
 

@@ -6,6 +6,7 @@ which is how float64 works. Parameters and statistics are kept in float32.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -38,8 +39,11 @@ def torch_uniform(fan_in: int) -> Initializer:
   """U(-1/√fan_in, 1/√fan_in): PyTorch's default for weights and biases alike."""
   bound = 1 / math.sqrt(fan_in)
 
-  def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+  def init(
+    key: Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+  ) -> Array:
+    del out_sharding
+    return jax.random.uniform(key, shape, dtype or jnp.float32, -bound, bound)
 
   return init
 

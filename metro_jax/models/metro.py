@@ -6,7 +6,7 @@ Source: Lin, Wang and Liu, "End-to-End Human Pose and Mesh Reconstruction with
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -238,12 +238,14 @@ def _upsampling_inits(name: str, levels: MeshLevels) -> tuple[Initializer, ...]:
 def _geometry(levels: MeshLevels, step: int) -> Initializer:
   """A kernel that starts as the mesh's own interpolation."""
 
-  def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    del key
+  def init(
+    key: Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+  ) -> Array:
+    del key, out_sharding
     matrix = np.asarray(mesh_levels.upsample_matrix(levels, step)).T
     if matrix.shape != tuple(shape):
       raise ValueError(f"upsampling kernel: expected {shape}, got {matrix.shape}")
-    return jnp.asarray(matrix, dtype)
+    return jnp.asarray(matrix, dtype or jnp.float32)
 
   return init
 

@@ -45,9 +45,8 @@ class ResNet(nn.Module):
     self, images: Float[Array, "b h w 3"], train: bool = False
   ) -> Float[Array, "b gh gw c"]:
     sizes, bottleneck = VARIANTS[self.variant]
-    shared = {"axis": self.axis, "dtype": self.dtype}
     x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images)
-    x = nn.relu(BatchNorm(**shared, name="bn1")(x, train))
+    x = nn.relu(BatchNorm(self.axis, dtype=self.dtype, name="bn1")(x, train))
     x = max_pool(x)
     for stage, blocks in enumerate(sizes):
       for block in range(blocks):
@@ -55,7 +54,8 @@ class ResNet(nn.Module):
           width=self.width * 2**stage,
           stride=2 if stage > 0 and block == 0 else 1,
           bottleneck=bottleneck,
-          **shared,
+          axis=self.axis,
+          dtype=self.dtype,
           name=f"layer{stage + 1}_{block}",
         )(x, train)
     return x
@@ -74,6 +74,8 @@ class ResidualBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "b h w c"], train: bool
   ) -> Float[Array, "b _ _ _"]:
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
     if self.bottleneck:
       kernels, strides, out = (1, 3, 1), (1, self.stride, 1), BOTTLENECK_EXPANSION
     else:

@@ -153,8 +153,8 @@ def _module(path: Path) -> str:
     case (name,) if name in _HEADS:
       return _HEADS[name]
     case (name,) if name.startswith("upsampling"):
-      number = int(name.removeprefix("upsampling"))
-      return f"upsampling{number + 1}" if number else "upsampling"
+      step = int(name.removeprefix("upsampling"))
+      return f"upsampling{step + 1}" if step else "upsampling"
   raise ValueError(f"torch names: METRO has no module for {'/'.join(path)}")
 
 

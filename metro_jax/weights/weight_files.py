@@ -287,6 +287,6 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) ->
       safetensors.numpy.save_file(arrays, partial)
     elif path.suffix == ".npz":
       with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     else:
       torch_files.write(partial, arrays)

@@ -134,7 +134,7 @@ def test_functions_with_an_operator_of_their_own_become_it(program, op):
 
 
 def test_an_unknown_primitive_is_named():
-  with pytest.raises(ValueError, match="onnx: expected primitives among .*, got sort"):
+  with pytest.raises(ValueError, match=r"onnx: expected primitives among .*, got sort"):
     translated(lambda x: jnp.sort(x), (4,))
 
 

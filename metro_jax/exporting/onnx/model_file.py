@@ -1,9 +1,9 @@
 """A graph as an ONNX model: in single precision, or with its weights in fewer bits.
 
 Weights of fewer bits are turned into single precision when a runtime loads them, which
-then computes as fast, and nearly as exactly, as with the others: processors and browsers
-have few operators for half precision, and none for convolutions of integers, that would
-be faster.
+then computes as fast, and nearly as exactly, as with the others: processors and
+browsers have few operators for half precision, and none for convolutions of integers,
+that would be faster.
 """
 
 import pathlib

@@ -47,7 +47,7 @@ def find_runtime(folder: str) -> pathlib.Path:
     if folder and all((found / name).is_file() for name in RUNTIME_FILES):
       return found
   raise ValueError(
-    f"--runtime: expected a folder in which `npm install onnxruntime-web` was run, with "
+    "--runtime: expected a folder in which `npm install onnxruntime-web` ran, with "
     f"{' and '.join(RUNTIME_FILES)}; got {folder or 'none'}"
   )
 
