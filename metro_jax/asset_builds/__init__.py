@@ -1,0 +1,1 @@
+"""How the package's assets were made."""

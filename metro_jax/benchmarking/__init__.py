@@ -1,0 +1,1 @@
+"""Times what a user runs, and says what limits it."""

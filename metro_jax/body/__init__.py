@@ -1,0 +1,1 @@
+"""The articulated mesh; knows nothing of images or networks."""

@@ -1,0 +1,1 @@
+"""Examples: their fields, formats, crops and batches."""

@@ -1,0 +1,1 @@
+"""Errors as papers give them, exact over any devices."""

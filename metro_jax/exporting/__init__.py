@@ -1,0 +1,1 @@
+"""Networks handed on: programs, weights, a page."""

@@ -1,0 +1,1 @@
+"""A network in use: photographs in, people out."""

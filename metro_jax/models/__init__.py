@@ -1,0 +1,1 @@
+"""The network, what goes into it and what it is compared with."""

@@ -1,0 +1,1 @@
+"""What a slice of chips will need, from compiled programs."""

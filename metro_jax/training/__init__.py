@@ -1,0 +1,1 @@
+"""What learns: losses, optimizer, state, step, and its log."""

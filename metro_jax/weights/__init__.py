@@ -1,0 +1,1 @@
+"""Weights of others, from any file, without running anything in it."""

@@ -1,0 +1,1 @@
+"""Datasets from rows: built in parallel, resumable, read back."""
