@@ -10,7 +10,6 @@ import argparse
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -56,7 +55,7 @@ def main() -> None:
   images = np.full((1, px, px, 3), 128, facts["image_type"])
   if arguments.crops:
     images = np.load(arguments.crops, allow_pickle=False)
-  made: dict[str, Any] = load(folder)(images)
+  made = load(folder)(images)
   for name, value in made.items():
     print(f"{name} {value.shape}: {facts['outputs'][name]}")
   if arguments.output:

@@ -71,9 +71,9 @@ def _affine(graph: Graph, node: Node) -> Affine | None:
   if node.op not in ("Add", "Sub", "Mul", "Div"):
     return None
   known = [graph.constants.get(name) for name in node.inputs]
-  if (known[0] is None) == (known[1] is None) or (
-    node.op == "Div" and known[1] is None
-  ):
+  if (known[0] is None) == (known[1] is None):
+    return None
+  if node.op == "Div" and known[1] is None:  # of a constant
     return None
   first = known[0] is not None
   constant = np.asarray(known[0] if first else known[1], np.float64)

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from metro_jax.exporting.onnx.graph import (
   CHANNELS_FIRST,
   Graph,
+  Shape,
   Tensor,
   Value,
 )
@@ -34,9 +35,6 @@ ELEMENTWISE = {
   "sqrt": "Sqrt",
 }
 UNCHANGED = ("copy", "stop_gradient")
-
-
-Atom = Var | Literal
 
 
 def translate(graph: Graph, program: ClosedJaxpr, inputs: list[Value]) -> list[Value]:
@@ -66,16 +64,6 @@ def translate(graph: Graph, program: ClosedJaxpr, inputs: list[Value]) -> list[V
     results = _apply(graph, equation, [read(atom) for atom in equation.invars])
     known.update(zip(equation.outvars, results, strict=True))
   return [graph.full(read(atom), _shape(atom)) for atom in jaxpr.outvars]
-
-
-def _shape(atom: Atom) -> tuple[Any, ...]:
-  shape: tuple[Any, ...] = getattr(atom.aval, "shape")  # noqa: B009, as types know none
-  return shape
-
-
-def _dtype(atom: Atom) -> np.dtype:
-  dtype: np.dtype = getattr(atom.aval, "dtype")  # noqa: B009, as types know none
-  return dtype
 
 
 def _apply(graph: Graph, equation: JaxprEqn, values: list[Value]) -> list[Value]:
@@ -108,6 +96,10 @@ def _apply(graph: Graph, equation: JaxprEqn, values: list[Value]) -> list[Value]
   given = zip(values, equation.invars, strict=True)
   whole = [graph.full(value, _shape(atom)) for value, atom in given]
   return [RULES[name](graph, equation, whole)]
+
+
+def _shape(atom: Any) -> Shape:
+  return atom.aval.shape
 
 
 def _evaluate(equation: JaxprEqn, values: list[Value]) -> np.ndarray:
@@ -146,10 +138,11 @@ def _transpose(value: Tensor, permutation: tuple[int, ...]) -> Tensor:
 
 def _convert(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
   (value,) = values
-  before, after = _dtype(equation.invars[0]), _dtype(equation.outvars[0])
-  if before == after and isinstance(value, Tensor):
+  before: Any = equation.invars[0].aval
+  after: Any = equation.outvars[0].aval
+  if before.dtype == after.dtype and isinstance(value, Tensor):
     return value
-  return graph.elementwise("Cast", value, to=after.name)
+  return graph.elementwise("Cast", value, to=after.dtype.name)
 
 
 def _reshape(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
@@ -188,9 +181,8 @@ def _sliced(graph: Graph, value: Value, starts: Any, limits: Any, steps: Any) ->
     and (starts[axis], limits[axis], steps[axis]) != (0, size, 1)
   ]
   taken = [[int(sizes[axis]) for axis in cut] for sizes in (starts, limits, steps)]
-  lengths = dict(
-    zip(cut, (len(range(*part)) for part in zip(*taken, strict=True)), strict=True)
-  )
+  counts = [len(range(*part)) for part in zip(*taken, strict=True)]
+  lengths = dict(zip(cut, counts, strict=True))
   ranges = [graph.integers(sizes) for sizes in (*taken[:2], cut, taken[2])]
   name = graph.node("Slice", graph.stored(value), *ranges)
   new = tuple(lengths.get(axis, size) for axis, size in enumerate(shape))
