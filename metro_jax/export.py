@@ -1,13 +1,19 @@
 """Hands a trained network on: as a program, or as its weights.
 
 Run:    python -m metro_jax.export --workdir=RUN
-          --format=stablehlo|safetensors|npz|torch
+          --format=stablehlo|onnx|web|safetensors|npz|torch
           [--output=FOLDER] [--checkpoint=best|latest|STEP] [--weights=averaged|last]
           [--parameters=beside|inside] [--image_type=uint8|float32]
+          [--runtime=FOLDER]
 Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md and
           the same facts in model.json:
           stablehlo    network.bin, parameters.npz (beside) and run.py, which needs jax
                        and flatbuffers; any batch size, on CPU, CUDA and TPU
+          onnx         model.onnx, model_fp16.onnx, model_int8.onnx (the same with
+                       smaller weights), faces.npy and run.py, which needs numpy,
+                       opencv and onnxruntime; any batch size; needs metro_jax[onnx]
+          web          a page that runs the network in the browser, and serve.py;
+                       FOLDER is where `npm install onnxruntime-web` was run
           safetensors  parameters.safetensors, keys as our variables' paths
           npz          parameters.npz, the same
           torch        metro_state_dict.bin, the original's keys and file format
@@ -18,13 +24,9 @@ Result: In FOLDER (RUN/export/FORMAT by default), with a model card in README.md
 import json
 import os
 import pathlib
-import shutil
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
-import flax.traverse_util
-import jax
 import numpy as np
 import safetensors.numpy
 from absl import flags
@@ -32,44 +34,22 @@ from absl import flags
 from metro_jax import command_line, files, outputs
 from metro_jax.checkpoints import bucket, orbax_folder, patience, runs
 from metro_jax.evaluation import assessment, metrics
-from metro_jax.exporting import run_exported
-from metro_jax.inference import forward_pass
+from metro_jax.exporting import card, stablehlo
+from metro_jax.exporting.card import Choice
+from metro_jax.exporting.stablehlo import Flat, flatten
 from metro_jax.outputs import Outputs
 from metro_jax.weights import torch_metro, weight_files
 
-FORMATS = ("stablehlo", "safetensors", "npz", "torch")
-WEIGHTS = ("averaged", "last")
-PARAMETERS = ("beside", "inside")
-IMAGE_TYPES = ("uint8", "float32")
-PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # metres; far above float32 noise, far below anything visible
-LICENCE = "Apache-2.0 for code; these weights follow the data they were trained on"
 WEIGHT_FILES = {
   "safetensors": "parameters.safetensors",
   "npz": "parameters.npz",
   "torch": "metro_state_dict.bin",
 }
-CARD_FILES = ("README.md", "model.json")
+FORMATS = ("stablehlo", "onnx", "web", *WEIGHT_FILES)
+WEIGHTS = ("averaged", "last")
+PARAMETERS = ("beside", "inside")
+IMAGE_TYPES = ("uint8", "float32")
 FLAGS = flags.FLAGS
-Flat = dict[str, np.ndarray]
-
-
-class Choice(NamedTuple):
-  """How to export; see the flags.
-
-  Attributes:
-    form: One of `FORMATS`.
-    parameters: Of stablehlo, one of `PARAMETERS`.
-    image_type: Of stablehlo, one of `IMAGE_TYPES`.
-    errors_mm: What the network is known to miss by, for its card; may be empty.
-    errors_step: The step that was measured.
-  """
-
-  form: str
-  parameters: str = "beside"
-  image_type: str = "uint8"
-  errors_mm: Mapping[str, float] = types.MappingProxyType({})
-  errors_step: int | None = None
 
 
 def define_flags() -> None:
@@ -81,7 +61,9 @@ def define_flags() -> None:
   text = "Averaged parameters, where the run kept them, or the last ones."
   flags.DEFINE_enum("weights", WEIGHTS[0], WEIGHTS, text)
   flags.DEFINE_enum("parameters", "beside", PARAMETERS, "Of stablehlo: where they are.")
-  flags.DEFINE_enum("image_type", "uint8", IMAGE_TYPES, "Of stablehlo's pictures.")
+  flags.DEFINE_enum("image_type", "uint8", IMAGE_TYPES, "Of programs' pictures.")
+  text = "Of web: the folder in which `npm install onnxruntime-web` was run."
+  flags.DEFINE_string("runtime", "", text)
 
 
 def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
@@ -93,21 +75,19 @@ def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
     choice: What to write.
 
   Returns:
-    The largest difference from the checkpoint: of outputs, metres, for stablehlo; of
+    The largest difference from the checkpoint: of outputs, metres, for programs; of
     parameters otherwise.
 
   Raises:
     ValueError: If what was read back differs by more than it may.
     FileExistsError: If a file would take the place of one that export did not write.
   """
-  flat = flatten(run.variables)
   with Outputs(folder, "export").adding() as made:
-    if choice.form == "stablehlo":
-      difference = _export_program(run, flat, made, choice)
-      allowed = TOLERANCE
+    if choice.form in WEIGHT_FILES:
+      difference, allowed = _export_weights(run, made, choice), 0.0
     else:
-      difference = _export_weights(run, flat, made, choice)
-      allowed = 0.0
+      program = _program_of(choice)
+      difference, allowed = program.write(run, made, choice), program.TOLERANCE
     if not difference <= allowed:
       raise ValueError(
         f"{folder}: expected the checkpoint back within {allowed:g}, got a difference "
@@ -117,78 +97,45 @@ def export(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
 
 
 def file_names(choice: Choice) -> list[str]:
-  """What an export's folder will hold."""
-  if choice.form != "stablehlo":
-    return [WEIGHT_FILES[choice.form], *CARD_FILES]
-  beside = ["parameters.npz"] if choice.parameters == "beside" else []
-  return ["network.bin", *beside, "run.py", *CARD_FILES]
+  """What an export's folder will hold.
+
+  Raises:
+    ValueError: If something is missing that the format needs.
+  """
+  if choice.form in WEIGHT_FILES:
+    return [WEIGHT_FILES[choice.form], *card.FILES]
+  return _program_of(choice).file_names(choice)
 
 
-def flatten(variables: Any) -> Flat:
-  """Parameters and statistics by path, such as "params/backbone/conv1/kernel"."""
-  flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-  return {name: np.asarray(value) for name, value in flat.items()}
+def _program_of(choice: Choice) -> ModuleType:
+  """The module that writes a format; only ONNX's needs ONNX's packages."""
+  if choice.form == "stablehlo":
+    return stablehlo
+  try:
+    from metro_jax.exporting.onnx import models
+    from metro_jax.exporting.web import folder
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"--format={choice.form}: expected the packages onnx and onnxruntime, found no "
+      f"{error.name}; pip install 'metro_jax[onnx]'"
+    ) from error
+  return models if choice.form == "onnx" else folder
 
 
-def _export_program(
-  run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
-) -> float:
-  forward = forward_pass.make_forward(run.network)
-  beside = choice.parameters == "beside"
-
-  def from_flat(given: Any, images: Any) -> dict[str, jax.Array]:
-    return forward(flax.traverse_util.unflatten_dict(given, sep="/"), images)
-
-  def program(*inputs: Any) -> dict[str, jax.Array]:
-    return from_flat(*inputs) if beside else from_flat(flat, *inputs)
-
-  px = run.config.data.image_px
-  (batch,) = jax.export.symbolic_shape("b")
-  images = jax.ShapeDtypeStruct((batch, px, px, 3), np.dtype(choice.image_type))
-  shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
-  inputs = (shapes, images) if beside else (images,)
-  exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*inputs)
-  with files.replacing(folder / "network.bin") as partial:
-    partial.write_bytes(exported.serialize())
-  if beside:
-    _write_npz(folder / "parameters.npz", flat)
-  shutil.copyfile(run_exported.__file__, folder / "run.py")
-  _write_card(run, folder, choice)
-  return _compare(run_exported.load(folder), jax.jit(from_flat), flat, images)
-
-
-def _compare(
-  reloaded: Callable[[np.ndarray], Flat],
-  forward: Callable[[Any, Any], dict[str, Any]],
-  flat: Flat,
-  images: jax.ShapeDtypeStruct,
-) -> float:
-  """The largest difference over all outputs, for batches of one and three."""
-  worst = 0.0
-  for size in (1, 3):
-    noise = np.random.default_rng(size).integers(0, 256, (size, *images.shape[1:]))
-    pictures = noise.astype(images.dtype)
-    made, wanted = reloaded(pictures), forward(flat, pictures)
-    gaps = [np.abs(made[k] - np.asarray(wanted[k])).max() for k in forward_pass.OUTPUTS]
-    worst = max(worst, float(np.max(gaps)))
-  return worst
-
-
-def _export_weights(
-  run: runs.Run, flat: Flat, folder: pathlib.Path, choice: Choice
-) -> float:
+def _export_weights(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
+  flat = flatten(run.variables)
   path = folder / WEIGHT_FILES[choice.form]
   if choice.form == "torch":
     back = _export_torch(run, path)
   elif choice.form == "safetensors":
     with files.replacing(path) as partial:
-      safetensors.numpy.save_file(flat, partial, _metadata(run, choice))
+      safetensors.numpy.save_file(flat, partial, card.as_metadata(run, choice))
     back = safetensors.numpy.load_file(path)
   else:
     _write_npz(path, flat)
     with np.load(path, allow_pickle=False) as stored:
       back = {name: stored[name] for name in stored.files}
-  _write_card(run, folder, choice)
+  card.write(run, folder, choice)
   if back.keys() != flat.keys():
     raise ValueError(f"{folder}: expected {len(flat)} arrays back, got {len(back)}")
   gaps = [np.abs(back[name] - value).max() for name, value in flat.items()]
@@ -204,55 +151,6 @@ def _export_torch(run: runs.Run, path: pathlib.Path) -> Flat:
 def _write_npz(path: pathlib.Path, arrays: Flat) -> None:
   with files.replacing(path) as partial, partial.open("wb") as file:
     np.savez(file, **arrays)
-
-
-def _metadata(run: runs.Run, choice: Choice) -> dict[str, str]:
-  return {name: json.dumps(value) for name, value in _facts(run, choice).items()}
-
-
-def _facts(run: runs.Run, choice: Choice) -> dict[str, Any]:
-  """What a stranger needs to know of the file; plain values."""
-  facts = {
-    "format": choice.form,
-    "step": run.step,
-    "image_px": run.config.data.image_px,
-    "joint_names": list(run.network.body.joint_names),
-    "outputs": forward_pass.OUTPUTS,
-    "licence": LICENCE,
-    "errors_mm": dict(choice.errors_mm),
-    "errors_step": choice.errors_step,
-    "config": run.config.to_dict(),
-    "earlier_settings": list(run.earlier),
-  }
-  if choice.form == "stablehlo":
-    facts |= {"parameters": choice.parameters, "image_type": choice.image_type}
-  return facts
-
-
-def _write_card(run: runs.Run, folder: pathlib.Path, choice: Choice) -> None:
-  facts = _facts(run, choice)
-  named = {k.removesuffix("_mm"): v for k, v in choice.errors_mm.items()}
-  errors = ", ".join(f"{name} {value:.1f} mm" for name, value in named.items())
-  others = choice.errors_step not in (None, run.step)
-  of_step = f", of step {choice.errors_step}" if others else ""
-  files.write_json(folder / "model.json", facts)
-  lines = [
-    "# METRO: one image to joints and a mesh",
-    "",
-    f"{run.config.model.backbone}, {facts['image_px']} px, {run.step} training steps.",
-    f"Licence: {LICENCE}.",
-    "",
-    "Input: RGB crops around one person, 0 to 255. Outputs:",
-    "",
-    *(f"- `{name}` {text}" for name, text in forward_pass.OUTPUTS.items()),
-    "",
-    f"Joints, in order: {', '.join(run.network.body.joint_names)}.",
-    "",
-    *([f"Errors on the run's test split{of_step}: {errors}.", ""] if errors else []),
-    "`model.json` holds the same and the whole config.",
-  ]
-  with files.replacing(folder / "README.md") as partial:
-    partial.write_text("\n".join(lines) + "\n")
 
 
 def measured_mm(workdir: str | os.PathLike[str]) -> tuple[dict[str, float], int | None]:
@@ -274,7 +172,11 @@ def main(arguments: list[str]) -> None:
   bucket.expect_usable(workdir, writes=False)
   bucket.expect_usable(output)
   choice = Choice(
-    FLAGS.format, FLAGS.parameters, FLAGS.image_type, *measured_mm(workdir)
+    FLAGS.format,
+    FLAGS.parameters,
+    FLAGS.image_type,
+    *measured_mm(workdir),
+    runtime=FLAGS.runtime,
   )
   names = file_names(choice)
   which, averaged = runs.parse_checkpoint(FLAGS.checkpoint), FLAGS.weights == "averaged"

@@ -20,7 +20,7 @@ MARGIN = 1.25  # side of the square over the joints' extent: hands, feet, the sk
 LEAST = 1.6  # smallest side over the torso's length: people who curl up
 FIRST_PASSES = 0.3  # share of the training views that are as a first pass sees them
 LOOSE = 1.2  # side of such a square over the joints' extent
-_TORSO = joints.index(joints.J14, ("L_Shoulder", "R_Shoulder", "L_Hip", "R_Hip"))
+TORSO = joints.index(joints.J14, ("L_Shoulder", "R_Shoulder", "L_Hip", "R_Hip"))
 
 
 class Frame(NamedTuple):
@@ -46,7 +46,7 @@ def upright(joints_px: Float[np.ndarray, "14 2"]) -> Frame:
   Args:
     joints_px: In the picture, all of them, as labelled or as a first pass says.
   """
-  shoulders, hips = (joints_px[_TORSO[i : i + 2]].mean(axis=0) for i in (0, 2))
+  shoulders, hips = (joints_px[TORSO[i : i + 2]].mean(axis=0) for i in (0, 2))
   up = shoulders - hips
   rotation_rad = float(-np.pi / 2 - np.arctan2(up[1], up[0]))
   turn = _turn(rotation_rad)

@@ -166,7 +166,7 @@ class EncoderLayer(nn.Module):
     x = self._layer_norm("attention_norm")(x + attended)
     self.sow("intermediates", "attn", x)
     inner = self._dense(self.feedforward_width, "feedforward_inner")(x)
-    inner = nn.gelu(inner, approximate=False)
+    inner = gelu(inner)
     self.sow("intermediates", "inter", inner)
     outer = drop(self._dense(width, "feedforward_output")(inner), train)
     x = self._layer_norm("output_norm")(x + outer)
@@ -204,10 +204,22 @@ class SelfAttention(nn.Module):
     scores = jnp.einsum("bhqd,bhkd->bhqk", query * head_width**-0.5, key)
     # Softmax in at least float32, whatever the products are computed in.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = nn.softmax(scores).astype(x.dtype)
+    weights = softmax(scores).astype(x.dtype)
     weights = Dropout(self.dropout)(weights, train)
     context = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
     return context.transpose(0, 2, 1, 3).reshape(batch, count, width)
+
+
+@jax.jit  # known by its name where networks are exported
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """x Φ(x), without approximation."""
+  return nn.gelu(x, approximate=False)
+
+
+@jax.jit  # likewise
+def softmax(scores: Float[Array, "..."]) -> Float[Array, "..."]:
+  """exp(x) / Σ exp(x) over the last axis."""
+  return nn.softmax(scores)
 
 
 def _dense(

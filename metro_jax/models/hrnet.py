@@ -9,7 +9,10 @@ Source: Wang et al., "Deep High-Resolution Representation Learning for Visual
   Recognition", TPAMI 2020; HRNet-Image-Classification, lib/models/cls_hrnet.py.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -188,6 +191,7 @@ class NormalizedConv(nn.Module):
     return nn.relu(x) if self.relu else x
 
 
+@functools.partial(jax.jit, static_argnums=1)  # known by its name in exports
 def repeat_pixels(
   x: Float[Array, "b h w c"], factor: int
 ) -> Float[Array, "b {factor}*h {factor}*w c"]:

@@ -100,6 +100,7 @@ class ResidualBlock(nn.Module):
     return BatchNorm(axis=self.axis, dtype=self.dtype, name=norm)(x, train)
 
 
+@jax.jit  # known by its name where networks are exported
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
   """The maximum of 3x3 windows, stride 2, one pixel of padding.
 
