@@ -96,7 +96,7 @@ def _keep(
 def _node(node: Node) -> onnx.NodeProto:
   attributes: dict[str, Any] = dict(node.attributes)
   if "to" in attributes:
-    attributes["to"] = _type(attributes["to"])
+    attributes["to"] = dtype_number(attributes["to"])
   made = helper.make_node(node.op, node.inputs, [node.output], node.output)
   made.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
   return made
@@ -104,8 +104,9 @@ def _node(node: Node) -> onnx.NodeProto:
 
 def _value(name: str, shape: Shape, kind: str) -> onnx.ValueInfoProto:
   sizes = [size if isinstance(size, int) else "batch" for size in shape]
-  return helper.make_tensor_value_info(name, _type(kind), sizes)
+  return helper.make_tensor_value_info(name, dtype_number(kind), sizes)
 
 
-def _type(name: str) -> int:
+def dtype_number(name: str) -> int:
+  """ONNX's number of a type."""
   return helper.np_dtype_to_tensor_dtype(np.dtype(name))

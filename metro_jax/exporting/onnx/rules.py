@@ -225,7 +225,8 @@ def _square(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
 
 
 def _integer_pow(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
-  return graph.elementwise("Pow", values[0], np.float32(equation.params["y"])[None][0])
+  exponent = np.asarray(equation.params["y"], np.float32)
+  return graph.elementwise("Pow", values[0], exponent)
 
 
 def _erfc(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:

@@ -1,4 +1,5 @@
 // Draws a mesh over a picture with WebGL: orthographic, in the picture's pixels.
+const FINEST = 1600; // pixels of the drawing's longer side, also over small pictures
 const VERTEX = `
 attribute vec3 position, normal;
 uniform mat3 turn;
@@ -52,6 +53,12 @@ export class Mesh {
     this.reset();
   }
 
+  resize(width, height) {
+    const finer = Math.max(1, FINEST / Math.max(width, height));
+    this.size = [width, height];
+    [this.canvas.width, this.canvas.height] = this.size.map((length) => Math.round(length * finer));
+  }
+
   reset() {
     this.yaw = this.pitch = 0;
     this.zoom = 1;
@@ -81,7 +88,7 @@ export class Mesh {
     const place = (name) => gl.getUniformLocation(this.program, name);
     gl.uniformMatrix3fv(place("turn"), false, turn);
     gl.uniform3fv(place("middle"), this.middle);
-    gl.uniform2f(place("size"), width, height);
+    gl.uniform2fv(place("size"), this.size);
     gl.uniform1f(place("zoom"), this.zoom);
     gl.drawElements(gl.TRIANGLES, this.faces.length, gl.UNSIGNED_INT, 0);
   }

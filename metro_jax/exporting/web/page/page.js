@@ -15,7 +15,9 @@ function show() {
 }
 
 function resize(width, height) {
-  for (const canvas of [picture, mesh.canvas]) [canvas.width, canvas.height] = [width, height];
+  [picture.width, picture.height] = [width, height];
+  mesh.resize(width, height);
+  $("stage").style.width = `min(100%, calc((100vh - 7rem) * ${width / height}))`;
 }
 
 async function see(frame, looks) {
@@ -61,9 +63,9 @@ async function follow() {
     context.drawImage(video, 0, 0);
     const { width, height } = picture;
     const seen = await see(frame || wholePicture(width, height), frame ? 1 : network.facts.looks);
-    const { framing } = network.facts;
+    const { framing } = network.facts, longer = Math.max(width, height);
     frame = framing ? upright(framing, seen.joints) : null;
-    if (frame && !(frame.side > 32 && frame.side < 3 * Math.max(width, height) && inside(frame.center))) frame = null;
+    if (frame && !(frame.side > longer / 8 && frame.side < 3 * longer && inside(frame.center))) frame = null;
     document.body.dataset.state = "shown";
     await new Promise(requestAnimationFrame);
   }
