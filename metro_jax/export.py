@@ -148,7 +148,7 @@ def _export_torch(run: runs.Run, path: pathlib.Path) -> Flat:
   return flatten(torch_metro.from_state_dict(stored, run.variables))
 
 
-def _write_npz(path: pathlib.Path, arrays: Flat) -> None:
+def _write_npz(path: pathlib.Path, arrays: dict[str, Any]) -> None:
   with files.replacing(path) as partial, partial.open("wb") as file:
     np.savez(file, **arrays)
 

@@ -28,7 +28,7 @@ def load(folder: str | pathlib.Path) -> Callable[[np.ndarray], dict[str, np.ndar
   facts = json.loads((folder / "model.json").read_text())
   exported = jax.export.deserialize(bytearray((folder / "network.bin").read_bytes()))
   call = jax.jit(exported.call)
-  given = ()
+  given: tuple[dict[str, jax.Array], ...] = ()
   if facts["parameters"] == "beside":
     with np.load(folder / "parameters.npz", allow_pickle=False) as stored:
       given = ({name: jax.device_put(stored[name]) for name in stored.files},)

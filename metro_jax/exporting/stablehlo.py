@@ -63,5 +63,5 @@ def write(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
   shutil.copyfile(run_exported.__file__, folder / "run.py")
   more = {"parameters": choice.parameters, "image_type": choice.image_type}
   card.write(run, folder, choice, more)
-  reloaded, wanted = run_exported.load(folder), comparison.of_checkpoint(run)
-  return comparison.largest_difference(reloaded, wanted, px, choice.image_type)
+  wanted = comparison.sample(run, choice.image_type)
+  return comparison.largest_difference(run_exported.load(folder), wanted)

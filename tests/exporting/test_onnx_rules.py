@@ -61,15 +61,26 @@ PROGRAMS = {
     lambda x: jnp.where(jnp.arange(4) > 1, jax.lax.clamp(-0.5, x, 0.5), VECTOR),
     (5, 4),
   ),
-  "sum over a broadcast": (lambda x: (x[:, None] + jnp.zeros((7, 1, 1))).sum(1), (5, 4)),
+  "sum over a broadcast": (
+    lambda x: (x[:, None] + jnp.zeros((7, 1, 1))).sum(1),
+    (5, 4),
+  ),
   "mean and maximum": (lambda x: x.mean((1, 2)) + x.max((1, 2)), (3, 5, 4)),
   "constants for a batch": (
     lambda x: jnp.concatenate([jnp.broadcast_to(MATRIX, (x.shape[0], 4, 5)), x], 1),
     (2, 5),
   ),
-  "slices": (lambda x: x[:, 1:4, 2:] + x[:, :3, 3:4] * jax.lax.slice_in_dim(x, 1, 6, 2, 1)[..., :1], (6, 4)),
+  "slices": (
+    lambda x: (
+      x[:, 1:4, 2:] + x[:, :3, 3:4] * jax.lax.slice_in_dim(x, 1, 6, 2, 1)[..., :1]
+    ),
+    (6, 4),
+  ),
   "one of an axis": (lambda x: x[..., 2], (6, 4)),
-  "padding": (lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1)), constant_values=7), (6, 4)),
+  "padding": (
+    lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1)), constant_values=7),
+    (6, 4),
+  ),
   "heads": (lambda x: x.reshape(-1, 6, 2, 2).transpose(0, 2, 1, 3), (6, 4)),
   "matrix on the right": (lambda x: x @ MATRIX, (6, 4)),
   "matrix on the left": (lambda x: jnp.einsum("bic,io->boc", x, ROWS), (6, 4)),
@@ -123,7 +134,7 @@ def test_functions_with_an_operator_of_their_own_become_it(program, op):
 
 
 def test_an_unknown_primitive_is_named():
-  with pytest.raises(ValueError, match="onnx: expected primitives among .*, got sort"):
+  with pytest.raises(ValueError, match=r"onnx: expected primitives among .*, got sort"):
     translated(lambda x: jnp.sort(x), (4,))
 
 

@@ -71,7 +71,9 @@ def _affine(graph: Graph, node: Node) -> Affine | None:
   if node.op not in ("Add", "Sub", "Mul", "Div"):
     return None
   known = [graph.constants.get(name) for name in node.inputs]
-  if (known[0] is None) == (known[1] is None) or node.op == "Div" and known[1] is None:
+  if (known[0] is None) == (known[1] is None):
+    return None
+  if node.op == "Div" and known[1] is None:  # of a constant
     return None
   first = known[0] is not None
   constant = np.asarray(known[0] if first else known[1], np.float64)
@@ -91,9 +93,7 @@ def _is_by_channel(graph: Graph, node: Node, step: Affine) -> bool:
     return False
   channels = len(graph.constants[node.inputs[1]])
   shapes = {step.factor.shape, step.shift.shape} - {()}
-  return all(
-    np.prod(shape) == 1 or shape == (1, channels, 1, 1) for shape in shapes
-  )
+  return all(np.prod(shape) == 1 or shape == (1, channels, 1, 1) for shape in shapes)
 
 
 def _into_convolution(graph: Graph, node: Node, step: Affine) -> Node:

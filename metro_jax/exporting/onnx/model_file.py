@@ -1,9 +1,9 @@
 """A graph as an ONNX model: in single precision, or with its weights in fewer bits.
 
 Weights of fewer bits are turned into single precision when a runtime loads them, which
-then computes as fast, and nearly as exactly, as with the others: processors and browsers
-have few operators for half precision, and none for convolutions of integers, that would
-be faster.
+then computes as fast, and nearly as exactly, as with the others: processors and
+browsers have few operators for half precision that would be faster, and none for convolutions of
+integers.
 """
 
 import pathlib
@@ -83,7 +83,9 @@ def _keep(
     kept[stored] = array.astype(np.float16)
     return [Node("Cast", (stored,), name, to_float)]
   # One scale a channel of the output: a kernel's first axis, a matrix's last.
-  axes = tuple(range(1, array.ndim)) if array.ndim == 4 else tuple(range(array.ndim - 1))
+  axes = (
+    tuple(range(1, array.ndim)) if array.ndim == 4 else tuple(range(array.ndim - 1))
+  )
   scale = np.maximum(np.abs(array).max(axes, keepdims=True), 1e-30) / LEVELS
   kept[stored] = np.rint(array / scale).astype(np.int8)
   kept[f"{name}/scale"] = scale.astype(np.float32)

@@ -10,7 +10,7 @@ from metro_jax.checkpoints import runs
 from metro_jax.data import framing
 from metro_jax.exporting import card, comparison, run_onnx
 from metro_jax.exporting.card import Choice
-from metro_jax.exporting.comparison import Program
+from metro_jax.exporting.comparison import Sample
 from metro_jax.exporting.onnx import model_file, network
 
 MODELS = {
@@ -27,9 +27,9 @@ ANY_BATCH = (
   "normalisation is inside."
 )
 TWINS = (
-  "`model_fp16.onnx` and `model_int8.onnx` hold the weights in half and about a quarter "
-  "of the bytes; they compute in float32, as fast as `model.onnx`. `faces.npy` are the "
-  "triangles."
+  "`model_fp16.onnx` and `model_int8.onnx` hold the weights in a half and about a "
+  "quarter of the bytes; they compute in float32, as fast as `model.onnx`. `faces.npy` holds "
+  "the triangles."
 )
 
 
@@ -54,11 +54,11 @@ def write(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
     ValueError: If the others differ by more than they may.
   """
   run = network.in_single_precision(run)
-  wanted = comparison.of_checkpoint(run)
+  wanted = comparison.sample(run, choice.image_type)
   described = network.describe(run, choice.image_type)
   gaps = {
-    name: _write_model(run, folder / name, described, choice, wanted)
-    for name in MODELS
+    name: _write_model(folder / name, described, weights, wanted)
+    for name, weights in MODELS.items()
   }
   write_faces(run, folder)
   shutil.copyfile(run_onnx.__file__, folder / "run.py")
@@ -70,8 +70,9 @@ def write(run: runs.Run, folder: pathlib.Path, choice: Choice) -> float:
 def write_half(run: runs.Run, path: pathlib.Path, choice: Choice) -> float:
   """Writes the model with half-precision weights alone; returns the difference."""
   run = network.in_single_precision(run)
-  described, wanted = network.describe(run, choice.image_type), comparison.of_checkpoint(run)
-  return _write_model(run, path, described, choice, wanted, "float16")
+  wanted = comparison.sample(run, choice.image_type)
+  described = network.describe(run, choice.image_type)
+  return _write_model(path, described, "float16", wanted)
 
 
 def write_faces(run: runs.Run, folder: pathlib.Path) -> None:
@@ -110,19 +111,12 @@ def _looks(run: runs.Run) -> int:
 
 
 def _write_model(
-  run: runs.Run,
-  path: pathlib.Path,
-  described: network.Described,
-  choice: Choice,
-  wanted: Program,
-  weights: str = "",
+  path: pathlib.Path, described: network.Described, weights: str, wanted: Sample
 ) -> float:
   """Writes one model; returns its difference from the checkpoint, metres."""
-  weights = weights or MODELS[path.name]
   model_file.write(model_file.make(*described, weights), path)
   program = run_onnx.load(path.parent, path.name)
-  px = run.config.data.image_px
-  gap = comparison.largest_difference(program, wanted, px, choice.image_type)
+  gap = comparison.largest_difference(program, wanted)
   if not gap <= TOLERANCES.get(weights, np.inf):  # the bits of int8 are what they are
     raise ValueError(
       f"{path.name}: expected the checkpoint's outputs within "

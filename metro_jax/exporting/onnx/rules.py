@@ -63,7 +63,7 @@ def translate(graph: Graph, program: ClosedJaxpr, inputs: list[Value]) -> list[V
   for equation in jaxpr.eqns:
     results = _apply(graph, equation, [read(atom) for atom in equation.invars])
     known.update(zip(equation.outvars, results, strict=True))
-  return [graph.full(read(atom), atom.aval.shape) for atom in jaxpr.outvars]
+  return [graph.full(read(atom), _shape(atom)) for atom in jaxpr.outvars]
 
 
 def _apply(graph: Graph, equation: JaxprEqn, values: list[Value]) -> list[Value]:
@@ -76,7 +76,7 @@ def _apply(graph: Graph, equation: JaxprEqn, values: list[Value]) -> list[Value]
       return translate(graph, inner, values)
     graph.scope = str(equation.source_info.name_stack)
     return [call(graph, equation, values)]
-  shape = equation.outvars[0].aval.shape
+  shape = _shape(equation.outvars[0])
   if not varies and all(isinstance(size, int) for size in shape):
     return [_evaluate(equation, values)]
   if name in UNCHANGED:
@@ -94,19 +94,23 @@ def _apply(graph: Graph, equation: JaxprEqn, values: list[Value]) -> list[Value]
       f"got {name} in {graph.scope}"
     )
   given = zip(values, equation.invars, strict=True)
-  whole = [graph.full(value, atom.aval.shape) for value, atom in given]
+  whole = [graph.full(value, _shape(atom)) for value, atom in given]
   return [RULES[name](graph, equation, whole)]
+
+
+def _shape(atom: Any) -> Shape:
+  return atom.aval.shape
 
 
 def _evaluate(equation: JaxprEqn, values: list[Value]) -> np.ndarray:
   given = zip(values, equation.invars, strict=True)
-  whole = [np.broadcast_to(value, atom.aval.shape) for value, atom in given]
+  whole = [np.broadcast_to(value, _shape(atom)) for value, atom in given]
   return np.asarray(equation.primitive.bind(*whole, **equation.params))
 
 
 def _plain(graph: Graph, equation: JaxprEqn, op: str, *inputs: str, **more) -> Tensor:
   """An operator whose result is stored in the program's order."""
-  shape = equation.outvars[0].aval.shape
+  shape = _shape(equation.outvars[0])
   return Tensor(graph.node(op, *inputs, **more), shape, tuple(range(len(shape))))
 
 
@@ -134,14 +138,15 @@ def _transpose(value: Tensor, permutation: tuple[int, ...]) -> Tensor:
 
 def _convert(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
   (value,) = values
-  before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
-  if before == after and isinstance(value, Tensor):
+  before: Any = equation.invars[0].aval
+  after: Any = equation.outvars[0].aval
+  if before.dtype == after.dtype and isinstance(value, Tensor):
     return value
-  return graph.elementwise("Cast", value, to=after.name)
+  return graph.elementwise("Cast", value, to=after.dtype.name)
 
 
 def _reshape(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
-  sizes = equation.outvars[0].aval.shape
+  sizes = _shape(equation.outvars[0])
   if sum(not isinstance(size, int) for size in sizes) > 1:
     raise ValueError(f"onnx: expected one open size, got {sizes} in {graph.scope}")
   target = graph.integers([s if isinstance(s, int) else -1 for s in sizes])
@@ -172,10 +177,12 @@ def _sliced(graph: Graph, value: Value, starts: Any, limits: Any, steps: Any) ->
   cut = [
     axis
     for axis, size in enumerate(shape)
-    if isinstance(size, int) and (starts[axis], limits[axis], steps[axis]) != (0, size, 1)
+    if isinstance(size, int)
+    and (starts[axis], limits[axis], steps[axis]) != (0, size, 1)
   ]
   taken = [[int(sizes[axis]) for axis in cut] for sizes in (starts, limits, steps)]
-  lengths = dict(zip(cut, (len(range(*part)) for part in zip(*taken, strict=True))))
+  counts = [len(range(*part)) for part in zip(*taken, strict=True)]
+  lengths = dict(zip(cut, counts, strict=True))
   ranges = [graph.integers(sizes) for sizes in (*taken[:2], cut, taken[2])]
   name = graph.node("Slice", graph.stored(value), *ranges)
   new = tuple(lengths.get(axis, size) for axis, size in enumerate(shape))
@@ -259,7 +266,7 @@ def _convolution(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tenso
     pads=[low for low, _ in pads] + [high for _, high in pads],
     group=params["feature_group_count"],
   )
-  return Tensor(name, equation.outvars[0].aval.shape, tuple(numbers.out_spec))
+  return Tensor(name, _shape(equation.outvars[0]), tuple(numbers.out_spec))
 
 
 def _dot_general(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
@@ -275,7 +282,7 @@ def _dot_general(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tenso
   many = len(left_free) if right_free else 0
   if left_batch and not len(left_free) == len(right_free) == 1:
     raise ValueError(f"onnx: expected batches of matrices in {graph.scope}")
-  order = tuple(range(len(equation.outvars[0].aval.shape)))
+  order = tuple(range(len(_shape(equation.outvars[0]))))
   if not left_batch and len(left_free) == 1 and len(right_free) > 1:
     # (l, s) times (…, s, r) is (…, l, r); the program wants (l, …, r).
     right_order = (*right_free[:-1], *right_sums, right_free[-1])
@@ -290,7 +297,7 @@ def _dot_general(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tenso
   )
   if _is_exact(equation):
     graph.exact.update(names)
-  return Tensor(graph.node("MatMul", *names), equation.outvars[0].aval.shape, order)
+  return Tensor(graph.node("MatMul", *names), _shape(equation.outvars[0]), order)
 
 
 def _others(value: Value, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -335,12 +342,12 @@ def _max_pool(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
   x = graph.stored(values[0], CHANNELS_FIRST)
   window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
   name = graph.node("MaxPool", x, **window)
-  return Tensor(name, equation.outvars[0].aval.shape, CHANNELS_FIRST)
+  return Tensor(name, _shape(equation.outvars[0]), CHANNELS_FIRST)
 
 
 def _repeat_pixels(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tensor:
   (before,), (after,) = equation.invars, equation.outvars
-  factor = after.aval.shape[1] // before.aval.shape[1]
+  factor = _shape(after)[1] // _shape(before)[1]
   scales = graph.constant(np.array([1, 1, factor, factor], np.float32))
   how = {
     "mode": "nearest",
@@ -349,7 +356,7 @@ def _repeat_pixels(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Ten
   }
   x = graph.stored(values[0], CHANNELS_FIRST)
   name = graph.node("Resize", x, "", scales, **how)
-  return Tensor(name, after.aval.shape, CHANNELS_FIRST)
+  return Tensor(name, _shape(after), CHANNELS_FIRST)
 
 
 RULES: dict[str, Rule] = {

@@ -36,7 +36,10 @@ def trace(
 
 
 def _plain_layer(
-  call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+  call: Callable[..., Any],
+  args: Any,
+  kwargs: Any,
+  context: nn.module.InterceptorContext,
 ) -> Any:
   layer = context.module
   if context.method_name != "__call__":

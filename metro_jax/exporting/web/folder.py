@@ -47,8 +47,8 @@ def find_runtime(folder: str) -> pathlib.Path:
     if folder and all((found / name).is_file() for name in RUNTIME_FILES):
       return found
   raise ValueError(
-    f"--runtime: expected a folder in which `npm install onnxruntime-web` was run, with "
-    f"{' and '.join(RUNTIME_FILES)}; got {folder or 'none'}"
+    "--runtime: expected a folder in which `npm install onnxruntime-web` was run, "
+    f"with {' and '.join(RUNTIME_FILES)}; got {folder or 'none'}"
   )
 
 

@@ -1,5 +1,6 @@
 """Shows this folder's page: `python serve.py [PORT]`, on this machine alone."""
 
+import contextlib
 import functools
 import http.server
 import pathlib
@@ -34,10 +35,8 @@ def main() -> None:
   handler = functools.partial(Handler, directory=folder)
   with http.server.ThreadingHTTPServer((ADDRESS, port), handler) as server:
     print(f"http://{ADDRESS}:{server.server_port}/ (Ctrl-C ends)", flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
       server.serve_forever()
-    except KeyboardInterrupt:
-      pass
 
 
 if __name__ == "__main__":
