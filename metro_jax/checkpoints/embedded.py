@@ -93,7 +93,8 @@ def write(run: Any, folder: pathlib.Path = FOLDER) -> int:
   path = folder / WEIGHTS.name
   safetensors.numpy.save_file(kept, path, {"step": str(run.step)})
   config = run.config.copy_and_resolve_references()
-  config.data.data_dir = base.get_config().data.data_dir  # not the maker's
+  own = base.get_config()  # folders that are not only the maker's
+  config.data.data_dir, config.train.init_from = own.data.data_dir, own.train.init_from
   (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
   return path.stat().st_size
 
