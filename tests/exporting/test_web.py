@@ -19,12 +19,12 @@ from tests.fixtures import drawn_runs
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnx", reason="needs the extra onnx")
 
-from metro_jax import export  # noqa: E402
-from metro_jax.checkpoints import runs  # noqa: E402
-from metro_jax.exporting.card import Choice  # noqa: E402
-from metro_jax.exporting.web import folder as web  # noqa: E402
-from metro_jax.inference import photographs, predictor  # noqa: E402
-from metro_jax.rendering import overlay  # noqa: E402
+from metro_jax import export
+from metro_jax.checkpoints import runs
+from metro_jax.exporting.card import Choice
+from metro_jax.exporting.web import folder as web
+from metro_jax.inference import photographs, predictor
+from metro_jax.rendering import overlay
 
 PHOTOGRAPH = (
   pathlib.Path(__file__).parents[1] / "fixtures" / "photographs" / "pose2sim_040.jpg"
