@@ -18,9 +18,8 @@ from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from metro_jax import text_files
-from metro_jax.body import camera as cameras
 from metro_jax.checkpoints import embedded, runs
-from metro_jax.inference import photographs, sources
+from metro_jax.inference import body_files, photographs, sources
 from metro_jax.inference.batch import Fitter
 from metro_jax.inference.body_files import Body, Fitted
 from metro_jax.inference.boxes import EXPECTED, Corners, is_box
@@ -93,28 +92,19 @@ class Person:
     self._fitter = fitter
     self._fitted: Fitted | None = None
     self.vertices: Float[np.ndarray, "v 3"] = body.vertices_m
-    self.joints: Mapping[str, Float[np.ndarray, 3]] = dict(
+    self.joints: Mapping[str, np.ndarray] = dict(
       zip(body.joint_names, body.joints_m, strict=True)
     )
-    px = overlay.to_pixels(body.joints_m, body.camera, box)
-    self.joints_px: Mapping[str, Float[np.ndarray, 2]] = dict(
-      zip(body.joint_names, px, strict=True)
+    seen = body_files.in_picture(body, box, image_size_px, focal_px)
+    self.joints_px: Mapping[str, np.ndarray] = dict(
+      zip(body.joint_names, seen["joints_px"], strict=True)
     )
     self.faces: Int[np.ndarray, "f 3"] = body.faces
     self.box = box
-    center_px = np.array([box.center_x, box.center_y])
-    scale_px = float(body.camera[0] * box.side / 2)
-    translation_m = cameras.perspective_translation(
-      body.camera.astype(np.float64),
-      center_px,
-      np.array(box.side),
-      image_size_px,
-      focal_px,
-    )
     self.camera = Camera(
       body.camera,
-      PictureCamera(scale_px, center_px + scale_px * body.camera[1:]),
-      Pinhole(focal_px, translation_m),
+      PictureCamera(float(seen["scale_px"]), seen["offset_px"]),
+      Pinhole(focal_px, seen["translation_m"]),
     )
 
   def __repr__(self) -> str:
