@@ -9,7 +9,8 @@ import metro_jax
 
 ROOT = pathlib.Path(metro_jax.__file__).parent
 ROOMS = (
-  "files", "folders", "versions", "text_files", "outputs", "untrusted", "body",
+  "files", "folders", "versions", "text_files", "outputs", "compiled", "untrusted",
+  "body",
   "rendering", "data", "models", "config_checks", "config", "weights", "cluster",
   "checkpoints", "inference", "training", "evaluation", "exporting", "planning",
   "benchmarking", "asset_builds",

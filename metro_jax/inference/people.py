@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from metro_jax import text_files
+from metro_jax import compiled, text_files
 from metro_jax.checkpoints import embedded, runs
 from metro_jax.inference import body_files, photographs, sources
 from metro_jax.inference.batch import Fitter
@@ -262,12 +262,13 @@ def load(
 
   Returns:
     network(image, boxes) -> people. The first call with a number of people compiles
-    for it.
+    for it; what was compiled is kept for other processes, see `metro_jax.compiled`.
 
   Raises:
     FileNotFoundError: If there is no such run, folder or file.
     ValueError: If it is damaged, or of another architecture than its config's.
   """
+  compiled.keep()
   return PeopleNetwork(sources.load_run(source, config, checkpoint), side, passes)
 
 
