@@ -157,7 +157,7 @@ def test_a_file_that_does_not_fit_leaves_no_run(config, tmp_path, monkeypatch):
 
 def load_initial(config):
   network = setup.build(config)
-  like = state.variable_shapes(network.model, network.template, config.data.image_px)
+  like = setup.variable_shapes(network, config)
   return initial_weights.load(config, network, like)
 
 

@@ -7,7 +7,7 @@ import pytest
 from metro_jax import config as base
 from metro_jax.benchmarking import runners
 from metro_jax.benchmarking.timing import Timing
-from metro_jax.data import augment
+from metro_jax.data import augment, exact_crop
 from tests.benchmarks import bars, original_input, plain_jit
 from tests.fixtures import tiny_network
 
@@ -50,8 +50,11 @@ def test_both_sides_do_the_same_number_of_pictures(monkeypatch):
   config = base.get_config()
   config.train.batch_size, config.data.image_px = 2, 32
   ours, theirs = [], []
-  crop, sample = augment.crop_example, original_input.sample
-  monkeypatch.setattr(augment, "crop_example", lambda *a: ours.append(0) or crop(*a))
+  crop, sample = exact_crop.views, original_input.sample
+  way = augment.ARITHMETICS["exact"]._replace(
+    views=lambda *a: ours.append(0) or crop(*a)
+  )
+  monkeypatch.setitem(augment.ARITHMETICS, "exact", way)
   monkeypatch.setattr(
     original_input, "sample", lambda *a: theirs.append(0) or sample(*a)
   )

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from metro_jax.cluster import parallel
-from metro_jax.training.step import Geometry
 
 
 def step(state, batch, geometry):
@@ -27,8 +26,7 @@ def step(state, batch, geometry):
 
 def two_steps(mapping: str) -> dict:
   """Sums, places, this process's part of the result; whether memory was reused."""
-  nothing = Geometry(None, None, (), None, None)
-  mapped = parallel.map_step(step, nothing, donate=True, mapping=mapping)
+  mapped = parallel.map_step(step, (), donate=True, mapping=mapping)
   first = stacked = parallel.replicate(
     {"place": np.zeros((), np.int32), "total": np.float32(0)}
   )

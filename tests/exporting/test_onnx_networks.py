@@ -26,7 +26,7 @@ from metro_jax.inference import photographs, predictor  # noqa: E402
 from metro_jax.models import hrnet  # noqa: E402
 
 PHOTOGRAPH = (
-  pathlib.Path(__file__).parents[1] / "fixtures" / "photographs" / "pose2sim_040.jpg"
+  pathlib.Path(__file__).parents[2] / "configs" / "photographs" / "pose2sim_040.jpg"
 )
 CONFIGS = {
   "resnet18": lambda: networks.tiny_config(),

@@ -27,7 +27,7 @@ from metro_jax.inference import photographs, predictor
 from metro_jax.rendering import overlay
 
 PHOTOGRAPH = (
-  pathlib.Path(__file__).parents[1] / "fixtures" / "photographs" / "pose2sim_040.jpg"
+  pathlib.Path(__file__).parents[2] / "configs" / "photographs" / "pose2sim_040.jpg"
 )
 RUNTIME = os.environ.get("METRO_ONNXRUNTIME_WEB", "")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

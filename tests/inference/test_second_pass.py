@@ -48,7 +48,7 @@ def test_evaluation_in_two_passes_agrees_with_two_predictions_by_hand(config, ru
   predicted = parallel.unshard(done.predicted)
   vertices, cameras = predicted.vertices, predicted.camera
   look = predictor.make_predictor(run)
-  for row, example in enumerate(source.rows):
+  for row, example in enumerate(source):
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), 1)[..., ::-1]
     box = Box(*map(float, example["center_px"]), float(example["box_px"]))
     body = look(np.ascontiguousarray(image), box)
@@ -67,7 +67,7 @@ def test_errors_of_two_passes_are_those_of_the_turned_back_meshes(config, run):
   done = step(parallel.replicate(run.variables), parallel.shard(batch))
   joints_m = parallel.unshard(done.predicted.joints)
   told = parallel.unshard(done.errors)["mpjpe_mm"]
-  for row, example in enumerate(source.rows):
+  for row, example in enumerate(source):
     true_m = example["joints_3d_m"][framing.joints.J14_FROM_J24, :3]
     ours, theirs = (x - x[[2, 3]].mean(axis=0) for x in (joints_m[row], true_m))
     by_hand = 1000 * np.linalg.norm(ours - theirs, axis=1).mean()
