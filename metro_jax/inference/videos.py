@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
   import av
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp")
+PERSON_SUFFIXES = (".npz", ".glb", ".bvh")  # the last two of fitted people
 LARGEST_WRITTEN_PX = 1920  # longer side; browsers play it, and drawing stays cheap
 TICKS = 60_000  # a second; whole numbers for 24, 25, 30, 60 and 30000/1001 frames
 LEAST_STEP_S = 1e-3  # between frames whose times stand still or go back
@@ -89,7 +90,7 @@ class Reader:
     rate = self._stream.average_rate or self._stream.guessed_rate
     self.fps = float(rate) if rate else FALLBACK_FPS
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "Reader":
     return self
 
   def __exit__(
@@ -203,7 +204,7 @@ class Writer:
     frame.pts, frame.time_base = self._ticks, Fraction(1, TICKS)
     self._container.mux(self._stream.encode(frame))
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "Writer":
     return self
 
   def __exit__(
@@ -224,18 +225,9 @@ class Writer:
 
 def reduced(
   image: UInt8[np.ndarray, "h w 3"], most_px: int = LARGEST_WRITTEN_PX
-) -> tuple[UInt8[np.ndarray, "_ _ 3"], float]:
-  """Reduces a frame that is too large to draw on and write.
-
-  Args:
-    image: RGB.
-    most_px: Longer side of the result.
-
-  Returns:
-    The picture, and its pixels a pixel of the given one, at most 1.
-  """
-  scale = min(1.0, most_px / max(image.shape[:2]))
-  return (overlay.fitted(image, most_px) if scale < 1 else image), scale
+) -> UInt8[np.ndarray, "_ _ 3"]:
+  """Returns a frame, reduced if it is too large to draw on and write."""
+  return image if max(image.shape[:2]) <= most_px else overlay.fitted(image, most_px)
 
 
 def _import_av() -> ModuleType:
