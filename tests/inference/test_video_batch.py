@@ -17,7 +17,7 @@ FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32)
 VERTICES_M = np.array(
   [[-0.2, -0.9, 0], [0.2, -0.9, 0], [0, 0.9, 0], [0, 0, 0.2]], np.float32
 )
-FPS, SIZE_PX = 25, (320, 160)
+FPS, SIZE_PX = 25.0, (320, 160)
 
 
 def person(frame, first):
