@@ -148,33 +148,12 @@ def make_padded_fit(body: BodyModel) -> Fit:
   return fit_all
 
 
-def residual_mm(
-  body: BodyModel, found: BodyParameters, vertices_m: Float[Array, "b v 3"]
-) -> Float[Array, " b"]:
-  """Returns the mean distance of a body's vertices from given ones, millimetres."""
-  pose = found.global_orient.__array_namespace__().concat(
-    [found.global_orient, found.body_pose], axis=1
+def with_shape(body: BodyModel, betas: Float[np.ndarray, " s"]) -> BodyModel:
+  """Makes a shape the only one of a body: fits then find betas of zero."""
+  return body.replace(
+    template=(body.template + body.shape_directions @ betas).astype(np.float32),
+    shape_directions=np.zeros_like(body.shape_directions),
   )
-  posed = body_model.pose_body(body, pose, found.betas).vertices
-  left_m = posed + found.transl[:, None] - vertices_m
-  return 1000 * ((left_m**2).sum(-1) ** 0.5).mean(-1)
-
-
-def with_shape(
-  body: BodyModel, found: BodyParameters, betas: Float[np.ndarray, " s"]
-) -> BodyParameters:
-  """Gives all meshes one shape; the root joints stay where they are.
-
-  Args:
-    body: The fitted one, with NumPy arrays.
-    found: Of b meshes, NumPy arrays; the residuals of the new ones are not known and
-      stay those of the old ones, see `residual_mm`.
-    betas: The shape.
-  """
-  root_m = np.einsum("v,vcs->cs", body.joint_regressor[0], body.shape_directions)
-  transl = found.transl + (found.betas - betas) @ root_m.T
-  held = np.broadcast_to(betas, found.betas.shape)
-  return found._replace(betas=held, transl=transl.astype(found.transl.dtype))
 
 
 def _make_rows(body: BodyModel) -> _Rows:
@@ -382,5 +361,6 @@ def _parameters(body, rows, parents, state, vertices) -> BodyParameters:
     pose = pose - body.pose_mean
   betas = state.shape[:, 1:]
   transl = state.root - jnp.einsum("bf,fc->bc", state.shape, rows.joints[:, 0])
-  found = BodyParameters(pose[:, :3], pose[:, 3:], betas, transl, transl[:, 0])
-  return found._replace(residual_mm=residual_mm(body, found, vertices))
+  posed = body_model.pose_body(body, pose, betas).vertices + transl[:, None]
+  residual_mm = 1000 * jnp.linalg.norm(posed - vertices, axis=-1).mean(-1)
+  return BodyParameters(pose[:, :3], pose[:, 3:], betas, transl, residual_mm)

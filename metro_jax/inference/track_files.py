@@ -14,7 +14,6 @@ from metro_jax import files
 from metro_jax.inference import body_files, parameters
 from metro_jax.inference.batch import Fitter
 from metro_jax.inference.body_files import Body, Fitted
-from metro_jax.inference.parameters import BodyParameters
 from metro_jax.rendering import bvh, gltf, rig
 from metro_jax.rendering.overlay import Box
 
@@ -132,29 +131,22 @@ def write_track(
 
 
 def _fit(vertices_m: np.ndarray, body: Body, fit: Fitter) -> Fitted:
-  """Fits all frames, b = t, with the mean of their shapes."""
-  made: list[Fitted] = []
+  """Fits all frames, b = t: freely, and again with the mean of the shapes."""
+  free: list[Fitted] = []
   for some in _blocks(vertices_m):
-    made += fit([body._replace(vertices_m=one) for one in some])
-  model = made[0].model
-  parts = [one.parameters for one in made]
-  free = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-  held = parameters.with_shape(model, free, free.betas.mean(axis=0))
-  starts = range(0, len(made), AT_A_TIME)
-  residual_mm = [
-    parameters.residual_mm(model, _some(held, start), some)
-    for start, some in zip(starts, _blocks(vertices_m), strict=True)
-  ]
-  return Fitted(model, held._replace(residual_mm=np.concatenate(residual_mm)))
+    free += fit([body._replace(vertices_m=one) for one in some])
+  model = free[0].model
+  betas = np.concatenate([one.parameters.betas for one in free]).mean(axis=0)
+  fit_held = parameters.make_padded_fit(parameters.with_shape(model, betas))
+  parts = [fit_held(some) for some in _blocks(vertices_m)]
+  held = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+  held = held._replace(betas=np.broadcast_to(betas, held.betas.shape))
+  return Fitted(model, held)
 
 
 def _blocks(vertices_m: np.ndarray) -> Iterator[Float[np.ndarray, "b v 3"]]:
   for start in range(0, len(vertices_m), AT_A_TIME):
     yield vertices_m[start : start + AT_A_TIME].astype(np.float32)
-
-
-def _some(found: BodyParameters, start: int) -> BodyParameters:
-  return BodyParameters(*(array[start : start + AT_A_TIME] for array in found))
 
 
 def _arrays(fitted: Fitted) -> dict[str, np.ndarray]:
