@@ -1,9 +1,9 @@
-"""Bodies and hands from photographs, with a trained network.
+"""Bodies and hands from photographs and videos, with a trained network.
 
-Run:    python -m metro_jax.predict IMAGE_OR_FOLDER... [--workdir=RUN]
+Run:    python -m metro_jax.predict IMAGE_VIDEO_OR_FOLDER... [--workdir=RUN]
           [--output=FOLDER] [--boxes=FILE.json] [--focal_px=1200] [--hand=left]
           [--parameters] [--formats=glb,obj,ply] [--views=side,top]
-          [--colors=photograph]
+          [--colors=photograph] [--smoothing=1]
         Without RUN the network that comes with the package is taken.
 Result: For each picture NAME_overlay.jpg, for each person NAME.glb, NAME.obj, NAME.npz
         and NAME_side.jpg, as --formats and --views say, and for several pictures
@@ -28,6 +28,14 @@ and transl, in the same camera frame, and residual_mm, the mean distance of the 
 vertices from the mesh; the GLB holds the fitted body with joints, skin and pose in
 place of the mesh. With --colors=photograph vertices that it sees have its colours.
 
+A video (pip install 'metro_jax[video]') gives NAME_overlay.mp4 and for each person
+NAME.npz, or of several NAME_1.npz and so on, whose arrays begin with the frames that
+show the person, frames and times_s. Without boxes one person is followed, who at first
+fills the picture; a video's boxes in the file hold for all its frames. With
+--parameters NAME.glb and NAME.bvh are animated, and betas are one shape for all
+frames. Joints, vertices and camera are smoothed over time, as strongly as --smoothing
+says.
+
 In boxes a picture goes by its path, the end of its path, or its bare name. A fifth
 number of a box, a detector's score, is ignored. FOLDER may hold other files: none is
 replaced that predict did not write, or that was changed since, and what predict wrote
@@ -42,9 +50,14 @@ from absl import flags
 
 from metro_jax import command_line, files, outputs
 from metro_jax.checkpoints import bucket, embedded, runs
-from metro_jax.inference import batch, body_files, boxes, photographs
+from metro_jax.inference import batch, body_files, boxes, photographs, video_batch
 from metro_jax.inference.body_files import Contents
-from metro_jax.inference.predictor import make_fitter, make_predictor
+from metro_jax.inference.predictor import (
+  make_batch_predictor,
+  make_fitter,
+  make_predictor,
+)
+from metro_jax.inference.videos import is_video
 from metro_jax.outputs import Outputs
 from metro_jax.text_files import printable
 
@@ -86,6 +99,8 @@ def define_flags() -> None:
   flags.DEFINE_list("views", [], text)
   text = "Of the meshes: all alike, or as the photograph shows them."
   flags.DEFINE_enum("colors", "plain", COLORS, text)
+  text = "Of people in videos, over time: 1 is the default's strength, 0 is none."
+  flags.DEFINE_float("smoothing", 1.0, text, 0.0)
 
 
 def summary(
@@ -96,7 +111,8 @@ def summary(
 ) -> str:
   """What was done, left out and passed over."""
   into = printable(str(folder))
-  lines = [f"Predicted {report.done} of {len(found.pictures)} pictures into {into}"]
+  pictures = sum(not is_video(path) for path in found.pictures)
+  lines = [f"Predicted {report.done} of {pictures} pictures into {into}"]
   left_out = report.kinds + collections.Counter(listing=len(found.refused))
   if left_out.total():
     lines.append(f"Left out: {photographs.count_kinds(left_out)}")
@@ -162,10 +178,19 @@ def main(arguments: list[str]) -> int:
     options = batch.Options(
       place, FLAGS.box_scale, FLAGS.focal_px, contents, fit, colored
     )
-    report = batch.predict_all(
-      jobs, make_predictor(run, left, FLAGS.passes or None), options
-    )
+    report, passes = batch.Report(), FLAGS.passes or None
+    if pictures := [job for job in jobs if not is_video(job.path)]:
+      report = batch.predict_all(pictures, make_predictor(run, left, passes), options)
+    clips = [video_batch.make_clip(job) for job in jobs if is_video(job.path)]
+    if clips:
+      predict = make_batch_predictor(run, left, passes)
+      done = video_batch.predict_all(clips, predict, options, report, FLAGS.smoothing)
   print(summary(found, matched, report, folder.address))
+  if clips:
+    print(
+      f"Videos: {done.videos} of {len(clips)} predicted, {done.frames:,} frames, "
+      f"{done.people} people"
+    )
   return 1 if report.failures or found.refused else 0
 
 

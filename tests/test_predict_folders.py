@@ -176,7 +176,8 @@ def command(monkeypatch):
     boxes = str(made.boxes) if made.boxes else None
     flags = {"workdir": "w", "checkpoint": "best", "output": str(made.output)}
     flags |= {"boxes": boxes, "box_scale": 1.0, "focal_px": 0.0}
-    flags |= {"hand": "right", "passes": 0}
+    flags |= {"hand": "right", "passes": 0, "smoothing": 0.0, "parameters": False}
+    flags |= {"formats": ["glb", "obj"], "views": [], "colors": "plain"}
     monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**flags))
     try:
       return predict.main([str(folder) for folder in made.folders])

@@ -12,9 +12,10 @@ README = ROOT / "README.md"
 
 
 def commands() -> list[str]:
-  """The lines of the README's blocks of code."""
-  blocks = re.findall(r"```(?:\w*)\n(.*?)```", README.read_text(), re.DOTALL)
-  return [line for block in blocks for line in block.splitlines() if line.strip()]
+  """The lines of the README's blocks of commands."""
+  blocks = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.DOTALL | re.M)
+  shown = [text for language, text in blocks if not language]
+  return [line for text in shown for line in text.splitlines() if line.strip()]
 
 
 def test_the_readmes_test_command_is_what_continuous_integration_runs():

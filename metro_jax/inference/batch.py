@@ -15,7 +15,7 @@ import tqdm
 from jaxtyping import UInt8
 
 from metro_jax import files
-from metro_jax.inference import body_files, output_names, photographs
+from metro_jax.inference import body_files, output_names, photographs, videos
 from metro_jax.inference.body_files import Body, Contents, Fitted
 from metro_jax.inference.boxes import Entry
 from metro_jax.inference.output_names import PictureNames
@@ -78,7 +78,7 @@ class Report:
     """Notes and prints a failure."""
     self.failures.append(f"{printable(str(path))}: {reason}")
     self.kinds[kind] += 1
-    _say(self.failures[-1])
+    say(self.failures[-1])
 
 
 class StepError(Exception):
@@ -104,7 +104,11 @@ def plan(
   namer, jobs = output_names.Namer(contents.suffixes), []
   for path, entry in zip(paths, entries or [None] * len(paths), strict=True):
     people = len(entry) if isinstance(entry, list) else 1
-    jobs.append(Job(path, entry, namer.claim(path, people)))
+    if videos.is_video(path):
+      names = namer.claim_video(path, entry is None, videos.PERSON_SUFFIXES)
+    else:
+      names = namer.claim(path, people)
+    jobs.append(Job(path, entry, names))
   return jobs
 
 
@@ -151,7 +155,7 @@ def predict_all(jobs: Sequence[Job], predict: Predictor, options: Options) -> Re
       continue
     report.done += 1
     if not job.names.stem.startswith(job.path.stem):
-      _say(f"{job.path}: too long a name; its files are called {job.names.stem}")
+      say(f"{job.path}: too long a name; its files are called {job.names.stem}")
     if len(thumbnails) < MOST_ON_SHEET:
       thumbnails[job.names.stem] = thumbnail
   if len(thumbnails) > 1:
@@ -167,24 +171,24 @@ def predict_picture(job: Job, predict: Predictor, options: Options) -> Image:
   """
   if isinstance(job.boxes, str):
     raise StepError("boxes", job.boxes)
-  with _step("reading"):
-    image = photographs.read(job.path, lambda text: _say(f"{job.path}: {text}"))
+  with step("reading"):
+    image = photographs.read(job.path, lambda text: say(f"{job.path}: {text}"))
   height, width = image.shape[:2]
   squares = photographs.squares(height, width, job.boxes, options.box_scale)
-  with _step("predicting"):
+  with step("predicting"):
     bodies = [predict(image, box) for box in squares]
   fitted: Sequence[Fitted | None] = [None] * len(bodies)
   if options.fit is not None and bodies:
-    with _step("fitting"):
+    with step("fitting"):
       fitted = options.fit(bodies)
-  with _step("drawing"):
+  with step("drawing"):
     drawn = image
     for body, box in zip(bodies, squares, strict=True):
       drawn = overlay.overlay(drawn, body.vertices_m, body.faces, body.camera, box)
     thumbnail = overlay.fitted(drawn, THUMBNAIL_PX)
   focal_px = options.focal_px or math.hypot(width, height)
   people = zip(job.names.people, bodies, squares, fitted, strict=True)
-  with _step("writing"), options.outputs.adding() as folder:
+  with step("writing"), options.outputs.adding() as folder:
     for name, body, box, fit in people:
       colors = _colors(image, body, box) if options.photograph_colors else None
       about = (width, height), focal_px, job.path
@@ -200,9 +204,16 @@ def _colors(image: Image, body: Body, box: Box) -> UInt8[np.ndarray, "v 3"]:
 
 
 @contextlib.contextmanager
-def _step(name: str) -> Iterator[None]:
+def step(name: str) -> Iterator[None]:
+  """Says of what fails inside at which step it did.
+
+  Raises:
+    StepError: For any error; one from a step inside stays as it is.
+  """
   try:
     yield
+  except StepError:
+    raise
   except Exception as error:  # whatever it is, it concerns this picture
     raise StepError(name, _reason(error)) from error
 
@@ -212,7 +223,8 @@ def _reason(error: Exception) -> str:
   return one_line(error if known else f"{type(error).__name__} {error}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+  """Prints a line above the progress bar."""
   tqdm.tqdm.write(f"predict: {printable(text)}", file=sys.stderr)
 
 
@@ -221,7 +233,7 @@ def _write_sheet(
 ) -> None:
   pictures, captions = list(thumbnails.values()), list(thumbnails)
   try:
-    with _step("contact sheet"), outputs.adding() as folder:
+    with step("contact sheet"), outputs.adding() as folder:
       sheet = overlay.contact_sheet(pictures, SHEET_COLUMNS, captions, THUMBNAIL_PX)
       overlay.write_jpeg(folder / output_names.CONTACT_SHEET, sheet)
   except StepError as error:

@@ -43,14 +43,14 @@ class Fitted(NamedTuple):
 
   Attributes:
     model: With NumPy arrays.
-    parameters: Of one mesh, b = 1.
+    parameters: Of one mesh, b = 1, or of a track's frames.
   """
 
   model: BodyModel
   parameters: BodyParameters
 
   @property
-  def pose(self) -> Float[np.ndarray, "1 p"]:
+  def pose(self) -> Float[np.ndarray, "b p"]:
     """Axis-angles of all joints."""
     found = self.parameters
     return np.concatenate([found.global_orient, found.body_pose], axis=1)

@@ -9,27 +9,30 @@ from metro_jax import files
 
 CONTACT_SHEET = "contact_sheet.jpg"
 PERSON_SUFFIXES = (".glb", ".obj", ".npz")  # unless others are asked for
-_OVERLAY = "_overlay.jpg"
+_OVERLAY, _VIDEO_OVERLAY = "_overlay.jpg", "_overlay.mp4"
+MOST_TRACKED = 30  # people of a video, whose number is known only at its end
 
 
 class PictureNames(NamedTuple):
-  """The files of one picture.
+  """The files of one picture or video.
 
   Attributes:
     stem: What they begin with, and what the contact sheet says.
     people: Of each person, the names without an ending: the stem, or for several
       people stem_1, stem_2, ...
     suffixes: Endings of each person's files.
+    overlay_suffix: Of the overlay.
   """
 
   stem: str
   people: tuple[str, ...]
   suffixes: tuple[str, ...] = PERSON_SUFFIXES
+  overlay_suffix: str = _OVERLAY
 
   @property
   def overlay(self) -> str:
     """The picture with everybody drawn in."""
-    return self.stem + _OVERLAY
+    return self.stem + self.overlay_suffix
 
   @property
   def files(self) -> list[str]:
@@ -62,20 +65,47 @@ class Namer:
       path: Of the picture.
       people: How many are in it.
     """
+    return self._claim(path, people, self._suffixes, _OVERLAY)
+
+  def claim_video(
+    self, path: pathlib.Path, one: bool, suffixes: tuple[str, ...]
+  ) -> PictureNames:
+    """Names the files of a video.
+
+    Args:
+      path: Of the video.
+      one: Whether a single person is followed; otherwise there are `MOST_TRACKED`.
+      suffixes: Endings of each person's files.
+    """
+    return self._claim(path, 1 if one else MOST_TRACKED, suffixes, _VIDEO_OVERLAY)
+
+  def _claim(
+    self, path: pathlib.Path, people: int, suffixes: tuple[str, ...], overlay: str
+  ) -> PictureNames:
     alike = fold(path.stem), people
-    number = self._numbers.get(alike, 1)
-    while self._taken & (wanted := _folded(names := self._name(path, number, people))):
+    number, taken = self._numbers.get(alike, 1), True
+    while taken:
+      names = self._name(path, number, people, suffixes, overlay)
+      wanted = _folded(names)
+      taken = bool(self._taken & wanted)
       number += 1
-    self._numbers[alike] = number + 1
+    self._numbers[alike] = number
     self._taken |= wanted
     return names
 
-  def _name(self, path: pathlib.Path, number: int, people: int) -> PictureNames:
+  def _name(
+    self,
+    path: pathlib.Path,
+    number: int,
+    people: int,
+    suffixes: tuple[str, ...],
+    overlay: str,
+  ) -> PictureNames:
     stem, ending = path.stem, f"-{number}" if number > 1 else ""
     while True:
       whole = stem + ending
       each = [whole] if people == 1 else [f"{whole}_{i + 1}" for i in range(people)]
-      names = PictureNames(whole, tuple(each), self._suffixes)
+      names = PictureNames(whole, tuple(each), suffixes, overlay)
       longest = max(len(os.fsencode(name)) for name in names.files)
       if longest <= files.LONGEST_NAME:
         return names

@@ -148,6 +148,14 @@ def make_padded_fit(body: BodyModel) -> Fit:
   return fit_all
 
 
+def with_shape(body: BodyModel, betas: Float[np.ndarray, " s"]) -> BodyModel:
+  """Makes a shape the only one of a body: fits then find betas of zero."""
+  return body.replace(
+    template=(body.template + body.shape_directions @ betas).astype(np.float32),
+    shape_directions=np.zeros_like(body.shape_directions),
+  )
+
+
 def _make_rows(body: BodyModel) -> _Rows:
   weights = np.asarray(body.skin_weights, np.float64)
   means = _row_weights(body)

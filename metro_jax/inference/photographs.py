@@ -15,6 +15,7 @@ from metro_jax import files
 from metro_jax.data import exact_crop
 from metro_jax.data.exact_crop import Crop
 from metro_jax.data.framing import Frame
+from metro_jax.inference import videos
 from metro_jax.inference.boxes import Corners
 from metro_jax.rendering.overlay import Box, whole_picture
 from metro_jax.text_files import one_line, printable
@@ -45,7 +46,7 @@ class Found(NamedTuple):
   """What arguments name.
 
   Attributes:
-    pictures: Each once.
+    pictures: Each once; videos, too.
     passed_over: Files of folders that are no pictures, counted by kind.
     refused: A line for each address, and each folder that cannot be listed.
   """
@@ -56,11 +57,11 @@ class Found(NamedTuple):
 
 
 def find(paths: Iterable[str | os.PathLike[str]], ours: Ours | None = None) -> Found:
-  """Lists the pictures that arguments name: files as they are, folders sorted.
+  """Lists the pictures and videos that arguments name; folders are sorted.
 
   Args:
     paths: Files, or folders whose pictures (by suffix, not of their subfolders) are
-      meant.
+      meant; videos as well, if they can be read here.
     ours: Of a folder, which of its files were written by this command and are thus
       not meant.
 
@@ -112,7 +113,7 @@ def _is_meant(
   suffix = path.suffix.lower()
   if os.path.isdir(path):
     passed_over["folders"] += 1
-  elif suffix not in SUFFIXES:
+  elif suffix not in (*SUFFIXES, *(videos.SUFFIXES if videos.can_read() else ())):
     if not path.name.startswith("."):
       passed_over[suffix or "without a suffix"] += 1
   elif path.name.startswith("._"):  # macOS keeps attributes so on other systems' disks
@@ -131,7 +132,7 @@ def count_kinds(counts: collections.Counter[str]) -> str:
 
 def _nothing_found(given: Sequence[str], found: Found) -> str:
   named = ", ".join(map(printable, given)) or "nothing"
-  expected = f"expected image files or folders with {' '.join(SUFFIXES)}"
+  expected = f"expected image files or folders with {' '.join(SUFFIXES)}, or videos"
   over = count_kinds(found.passed_over)
   more = [f"passed over {over}"] if over else []
   return "; ".join([f"pictures: {expected}, got {named}", *more, *found.refused])

@@ -80,6 +80,7 @@ def write_rigged(
   motion: Motion,
   fps: float = 30.0,
   colors: UInt8[np.ndarray, "v 3"] | None = None,
+  times_s: Float[np.ndarray, " t"] | None = None,
 ) -> None:
   """Writes a mesh with joints as nodes, its skin and, of several frames, a motion.
 
@@ -90,6 +91,7 @@ def write_rigged(
       animation.
     fps: Frames a second.
     colors: sRGB of each vertex; by default all have one colour.
+    times_s: Of the frames, from 0, where they are not evenly spaced.
   """
   arrays = _Arrays()
   skin = {
@@ -114,7 +116,8 @@ def write_rigged(
     ],
   }
   if len(quaternions) > 1:
-    content["animations"] = [_animation(arrays, quaternions, motion.root_m, fps)]
+    clock = np.arange(len(quaternions)) / fps if times_s is None else times_s
+    content["animations"] = [_animation(arrays, quaternions, motion.root_m, clock)]
   _write(path, arrays, content, [0, len(nodes)])
 
 
@@ -168,12 +171,12 @@ def _nodes(
 
 
 def _animation(
-  arrays: _Arrays, quaternions: np.ndarray, root_m: np.ndarray, fps: float
+  arrays: _Arrays, quaternions: np.ndarray, root_m: np.ndarray, times_s: np.ndarray
 ) -> dict[str, Any]:
   """Moves the root and turns every joint; between frames viewers take the short way."""
-  times = np.arange(len(quaternions))[:, None] / fps
-  ends: dict[str, Any] = {"min": [0.0], "max": [float(np.float32(times[-1, 0]))]}
-  clock = arrays.add(times, "f4", **ends)
+  last = float(np.float32(times_s[-1]))
+  ends: dict[str, Any] = {"min": [0.0], "max": [last]}
+  clock = arrays.add(times_s[:, None], "f4", **ends)
   tracks = [("translation", 0, root_m)]
   tracks += [
     ("rotation", n, track) for n, track in enumerate(quaternions.swapaxes(0, 1))

@@ -42,11 +42,11 @@ class Report(NamedTuple):
   errors: Sequence[ErrorRow]
   baseline: str  # what the baseline is, in words
   protocol: str  # how the errors are measured, in words
-  photographs: Sequence[Picture]
   pictures: Sequence[Picture]  # of the test split
   charts: Sequence[charts.Chart]
   facts: Mapping[str, str]  # duration, devices, versions, ...
   config_text: str
+  photographs: Sequence[Picture] = ()
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
