@@ -19,7 +19,7 @@ from PIL import Image
 
 from metro_jax import predict
 from metro_jax.body import joints
-from metro_jax.inference import body_files
+from metro_jax.inference import body_files, videos
 
 VERTICES_M = np.array(
   [[-0.2, -0.2, 0], [0.2, -0.2, 0], [0, 0.3, 0], [0, 0, 0.2]], np.float32
@@ -171,6 +171,7 @@ def command(monkeypatch):
   loaded = SimpleNamespace(network=SimpleNamespace(body=body))
   monkeypatch.setattr(predict.runs, "load", lambda *_: loaded)
   monkeypatch.setattr(predict, "make_predictor", lambda *_: stand_in)
+  monkeypatch.setattr(videos, "can_read", lambda: False)  # videos have their own tests
 
   def run(made):
     boxes = str(made.boxes) if made.boxes else None

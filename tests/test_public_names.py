@@ -13,6 +13,7 @@ API = {
   "metro_jax.body.humanoid.load_parts",  # of the embedded body, as targets
   "metro_jax.console.main",  # the installed command
   "metro_jax.rendering.bvh.write_bvh",  # motion of a person, for animators
+  "metro_jax.inference.video_batch.in_turn",  # boxes of one's own, frame by frame
   "metro_jax.config.apply_variants",  # configs/*.py
   "metro_jax.models.metro.parameter_counts",  # the sizes that papers give
 }
