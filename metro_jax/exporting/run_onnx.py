@@ -20,7 +20,9 @@ import onnxruntime
 
 def load(folder, model="model.onnx"):
   """Reads an export; see the top of this file."""
-  session = onnxruntime.InferenceSession(pathlib.Path(folder) / model)
+  options = onnxruntime.SessionOptions()  # threads that wait leave cores to others
+  options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+  session = onnxruntime.InferenceSession(pathlib.Path(folder) / model, options)
   names = [output.name for output in session.get_outputs()]
   return lambda crops: dict(
     zip(names, session.run(names, {"images": crops}), strict=True)

@@ -97,7 +97,7 @@ def test_the_page_shows_a_photographs_mesh_and_asks_nobody_else(address):
     page = browser.new_page(viewport={"width": 900, "height": 800})
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text))
+    page.on("console", lambda message: faults.extend(faults_in(message)))
     page.goto(address)
     wait_for(page, "ready")
     page.set_input_files("#file", PHOTOGRAPH)
@@ -115,14 +115,15 @@ def test_the_page_shows_a_photographs_mesh_and_asks_nobody_else(address):
     page.locator("#mesh").dblclick()
     assert page.evaluate(PICTURE) == straight
     page.click("#camera")
-    page.wait_for_function("picture.width === 640", timeout=SECONDS)
+    wait_for(page, "following")
     page.click("#camera")
     browser.close()
   assert not faults
   assert {urlparse(url).hostname for url in asked if not url.startswith("data:")} == {
     "127.0.0.1"
   }
-  np.testing.assert_allclose(joints_px, predicted_joints_px(), atol=6)
+  # Browsers decode and interpolate a little differently; a turn or a shift is tens.
+  np.testing.assert_allclose(joints_px, predicted_joints_px(), atol=4)
 
 
 # The share of the drawing that the mesh covers; the drawing itself.
@@ -136,6 +137,10 @@ COVERED = """() => {
   return (4 * covered) / pixels.length;
 }"""
 PICTURE = 'document.getElementById("mesh").toDataURL()'
+
+
+def faults_in(message: Any) -> list[str]:
+  return [message.text] if message.type == "error" else []
 
 
 def wait_for(page: Any, state: str) -> None:

@@ -2,8 +2,8 @@
 
 Weights of fewer bits are turned into single precision when a runtime loads them, which
 then computes as fast, and nearly as exactly, as with the others: processors and
-browsers have few operators for half precision that would be faster, and none for convolutions of
-integers.
+browsers have few operators for half precision that would be faster, and none for
+convolutions of integers.
 """
 
 import pathlib

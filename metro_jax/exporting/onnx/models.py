@@ -28,8 +28,8 @@ ANY_BATCH = (
 )
 TWINS = (
   "`model_fp16.onnx` and `model_int8.onnx` hold the weights in a half and about a "
-  "quarter of the bytes; they compute in float32, as fast as `model.onnx`. `faces.npy` holds "
-  "the triangles."
+  "quarter of the bytes; they compute in float32, as fast as `model.onnx`. `faces.npy` "
+  "holds the triangles."
 )
 
 

@@ -60,17 +60,28 @@ export async function look(network, picture, frame) {
   return { vertices: place(made.vertices.data), joints: place(made.joints.data) };
 }
 
+// Bilinear, as in training; of a picture that is much finer, after shrinking it.
 function crop(picture, affine, px, type) {
+  const finer = Math.max(1, Math.floor(1 / Math.hypot(affine[0], affine[1])));
   const canvas = new OffscreenCanvas(px, px);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillRect(0, 0, px, px);
-  context.imageSmoothingQuality = "high";
+  context.imageSmoothingQuality = "low";
   context.setTransform(...affine);
-  context.drawImage(picture, 0, 0);
+  context.drawImage(finer > 1 ? shrunk(picture, finer) : picture, 0, 0, picture.width, picture.height);
   const { data } = context.getImageData(0, 0, px, px);
   const pixels = new (type === "uint8" ? Uint8Array : Float32Array)(px * px * 3);
   for (let n = 0, m = 0; n < data.length; n += 4) {
     for (let k = 0; k < 3; k++) pixels[m++] = data[n + k];
   }
   return pixels;
+}
+
+function shrunk(picture, finer) {
+  const [width, height] = [picture.width, picture.height].map((size) => Math.ceil(size / finer));
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, width, height);
+  return canvas;
 }

@@ -66,7 +66,7 @@ async function follow() {
     const { framing } = network.facts, longer = Math.max(width, height);
     frame = framing ? upright(framing, seen.joints) : null;
     if (frame && !(frame.side > longer / 8 && frame.side < 3 * longer && inside(frame.center))) frame = null;
-    document.body.dataset.state = "shown";
+    document.body.dataset.state = "following";
     await new Promise(requestAnimationFrame);
   }
 }
