@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ def main() -> None:
   images = np.full((1, px, px, 3), 128, facts["image_type"])
   if arguments.crops:
     images = np.load(arguments.crops, allow_pickle=False)
-  made = load(folder)(images)
+  made: dict[str, Any] = load(folder)(images)
   for name, value in made.items():
     print(f"{name} {value.shape}: {facts['outputs'][name]}")
   if arguments.output:

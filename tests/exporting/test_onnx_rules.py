@@ -168,6 +168,8 @@ def test_a_chain_of_sums_and_products_is_one_of_each_and_nothing_where_it_cancel
   graph = translated(lambda x: (x / 255 - 0.5) / 0.2, (8,))
   folding.fold(graph, {"y"})
   assert [node.op for node in graph.nodes] == ["Shape", "Mul", "Add", "Identity"]
+  x = np.arange(0, 256, 32, dtype=np.float32)[None]
+  np.testing.assert_allclose(run(graph, x, x.shape), (x / 255 - 0.5) / 0.2, 1e-5, 1e-6)
   graph = translated(lambda x: ((x - 0.5) / 0.2) * 0.2 + 0.5, (8,))
   folding.fold(graph, {"y"})
   assert {node.op for node in graph.nodes} == {"Shape", "Identity"}

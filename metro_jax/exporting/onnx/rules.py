@@ -279,7 +279,6 @@ def _dot_general(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tenso
     raise ValueError(f"onnx: expected one axis to sum over in {graph.scope}")
   left_free = _others(left, (*left_batch, *left_sums))
   right_free = _others(right, (*right_batch, *right_sums))
-  many = len(left_free) if right_free else 0
   if left_batch and not len(left_free) == len(right_free) == 1:
     raise ValueError(f"onnx: expected batches of matrices in {graph.scope}")
   order = tuple(range(len(_shape(equation.outvars[0]))))
@@ -288,7 +287,7 @@ def _dot_general(graph: Graph, equation: JaxprEqn, values: list[Value]) -> Tenso
     right_order = (*right_free[:-1], *right_sums, right_free[-1])
     order = (*range(1, len(right_free)), 0, len(right_free))
   elif not left_batch and len(right_free) != 1:
-    raise ValueError(f"onnx: expected matrices in {graph.scope}, got {many}")
+    raise ValueError(f"onnx: expected a matrix in {graph.scope}")
   else:
     right_order = (*right_batch, *right_sums, *right_free)
   names = (
