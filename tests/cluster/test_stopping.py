@@ -164,7 +164,8 @@ def test_processes_that_reach_the_end_of_what_they_hold_end_there(three):
 
 
 BUSY = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup` has it ignored
 from metro_jax.cluster import stopping, process_group
 stopping.PATIENCE_S = {patience}
 with stopping.StopRequest(75) as request:
@@ -190,7 +191,10 @@ def ended(signals, apart_s, **text) -> tuple[int, float]:
     for number in signals:
       process.send_signal(number)
       time.sleep(apart_s)
-    return process.wait(30), time.monotonic() - start
+    try:
+      return process.wait(30), time.monotonic() - start
+    finally:
+      process.kill()
 
 
 def test_a_process_that_does_not_listen_is_ended_with_the_code():
