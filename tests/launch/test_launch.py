@@ -367,6 +367,7 @@ def test_jobset_says_the_same_everywhere():
   assert job_spec["completionMode"] == "Indexed"
   assert job_spec["backoffLimit"] == 0  # the JobSet restarts all, not one pod alone
   assert pod["restartPolicy"] == "Never"
+  assert pod["securityContext"]["runAsUser"] == 0  # who may write into the bucket
   assert pod["terminationGracePeriodSeconds"] <= 30  # all that a spot machine gives
   assert "--stopped_exit_code=75" in container["command"]
   assert {mount["name"] for mount in container["volumeMounts"]} == {
@@ -396,6 +397,8 @@ def test_the_image_holds_what_it_copies_and_installs_tested_versions():
   setup = configparser.ConfigParser()
   setup.read(root / "setup.cfg")
   assert {"tpu", "cuda", "cuda13", "gcs"} <= set(setup["options.extras_require"])
+  (user,) = (line.split()[1] for line in lines if line.startswith("USER"))
+  assert user.isdigit() and user != "0"  # by a number, pods can tell it is not root
   # What the pods run is in the image, where the image starts.
   assert "--config=configs/h36m.py" in (LAUNCH / "gke_jobset.yaml").read_text()
   assert (root / "configs" / "h36m.py").exists()
