@@ -26,6 +26,8 @@ from metro_jax.config_checks import (
 from metro_jax.data import augment, schema
 from metro_jax.models import metro
 
+# Where a machine has its files: of no influence on a run, and each may have its own.
+OWN_PATHS = ("data.data_dir", "body.assets_dir", "train.photographs")
 DROPOUT_PRNGS = ("unsafe_rbg", "rbg", "threefry2x32")  # names of JAX
 
 

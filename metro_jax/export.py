@@ -131,7 +131,7 @@ def _export_weights(run: runs.Run, folder: pathlib.Path, choice: Choice) -> floa
       safetensors.numpy.save_file(flat, partial, card.as_metadata(run, choice))
     back = safetensors.numpy.load_file(path)
   else:
-    _write_npz(path, flat)
+    weight_files.write(path, flat)
     with np.load(path, allow_pickle=False) as stored:
       back = {name: stored[name] for name in stored.files}
   card.write(run, folder, choice)
@@ -145,11 +145,6 @@ def _export_torch(run: runs.Run, path: pathlib.Path) -> Flat:
   weight_files.write(path, torch_metro.to_state_dict(run.variables))
   stored = weight_files.read(path)
   return flatten(torch_metro.from_state_dict(stored, run.variables))
-
-
-def _write_npz(path: pathlib.Path, arrays: Flat) -> None:
-  with files.replacing(path) as partial, partial.open("wb") as file:
-    np.savez(file, allow_pickle=False, **arrays)
 
 
 def measured_mm(workdir: str | os.PathLike[str]) -> tuple[dict[str, float], int | None]:

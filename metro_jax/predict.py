@@ -49,6 +49,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from metro_jax import command_line, files, outputs
+from metro_jax.body import hand
 from metro_jax.checkpoints import bucket, embedded, runs
 from metro_jax.inference import batch, body_files, boxes, photographs, video_batch
 from metro_jax.inference.body_files import Contents
@@ -63,7 +64,6 @@ from metro_jax.text_files import printable
 
 FLAGS = flags.FLAGS
 COMMAND = "predict"
-HANDS = ("right", "left")
 COLORS = ("plain", "photograph")
 
 
@@ -81,16 +81,18 @@ def define_flags() -> None:
     "be paths; [] means nobody; pictures without an entry are taken whole.",
   )
   flags.DEFINE_float(
-    "box_scale", 1.2, "The network's square, as a multiple of a box's longer side.", 0.1
+    "box_scale",
+    photographs.BOX_SCALE,
+    "The network's square, as a multiple of a box's longer side.",
+    0.1,
   )
   flags.DEFINE_float(
     "focal_px", 0.0, "Focal length of the photograph; 0 takes its diagonal.", 0.0
   )
   text = "Looks at each person, 1 or 2; 0 takes as many as the network was trained for."
   flags.DEFINE_integer("passes", 0, text, 0, 2)
-  flags.DEFINE_enum(
-    "hand", "right", HANDS, "Of a hand's network: left ones are seen in a mirror."
-  )
+  text = "Of a hand's network: left ones are seen in a mirror."
+  flags.DEFINE_enum("hand", hand.SIDES[0], hand.SIDES, text)
   text = "Fit the body model: its parameters go into the npz, a rig into the GLB."
   flags.DEFINE_bool("parameters", False, text)
   text = f"Mesh files of each person, any of {', '.join(body_files.FORMATS)}."

@@ -125,6 +125,6 @@ def test_an_export_that_reads_back_differently_is_refused(run, tmp_path, monkeyp
   def lossy(path, arrays):
     np.savez(path, **{name: value + 1e-3 for name, value in arrays.items()})
 
-  monkeypatch.setattr(export, "_write_npz", lossy)
+  monkeypatch.setattr(export.weight_files, "write", lossy)
   with pytest.raises(ValueError, match="expected the checkpoint back within 0"):
     export.export(run, tmp_path, export.Choice("npz"))

@@ -18,6 +18,7 @@ from metro_jax.body.body_model import BodyModel, PosedBody, read_only
 
 Array = Any  # np.ndarray or jax.Array; the result is of the same kind
 
+SIDES = ("right", "left")  # MANO is of the first; the other is seen in a mirror
 TIPS = ("Thumb_4", "Index_4", "Middle_4", "Ring_4", "Pinky_4")
 TIP_VERTICES = (745, 317, 444, 556, 673)
 REGRESSED_TIP_VERTICES = (745, 317, 445, 556, 673)

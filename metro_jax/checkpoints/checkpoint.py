@@ -296,10 +296,8 @@ def as_like(restored: Restored, like: Tree, where: str | Folder) -> Tree:
   Raises:
     ArchitectureError: If they are of another network.
   """
-  found, where = manifest.flatten(restored.tree), f"{where}, step {restored.step}"
-  stored = {k: {"shape": x.shape, "dtype": x.dtype} for k, x in found.items()}
-  manifest.expect_same(where, manifest.flatten(like), stored)
-  return manifest.fill(like, found)
+  where = f"{where}, step {restored.step}"
+  return manifest.fit(like, manifest.flatten(restored.tree), where)
 
 
 def _order(

@@ -33,6 +33,22 @@ def fill(like: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
   return serialization.from_state_dict(like, nested)
 
 
+def fit(like: Tree, arrays: Mapping[str, np.ndarray], where: str) -> Tree:
+  """Fills a tree with arrays that must have its names, shapes and types.
+
+  Args:
+    like: Arrays or shapes.
+    arrays: By name.
+    where: They come from, for the message.
+
+  Raises:
+    ArchitectureError: If they are of another tree.
+  """
+  stored = {k: {"shape": x.shape, "dtype": x.dtype} for k, x in arrays.items()}
+  expect_same(where, flatten(like), stored)
+  return fill(like, arrays)
+
+
 def describe(array: np.ndarray) -> dict[str, Any]:
   """Shape, type and hash of an array, as plain values."""
   data = np.ascontiguousarray(array).view(np.uint8).data

@@ -21,9 +21,7 @@ NOT_TRAINED = (
   "eval.",
   "data.validation",
   "data.test",
-  "data.data_dir",
-  "body.assets_dir",
-  "train.photographs",
+  *base.OWN_PATHS,
 )
 # Settings of older runs that are none any more: they follow from others.
 GONE = ("data.prefetch", "loss.root")

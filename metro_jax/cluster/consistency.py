@@ -12,15 +12,11 @@ from ml_collections import ConfigDict
 
 import metro_jax
 from metro_jax import versions
+from metro_jax.config import OWN_PATHS
 from metro_jax.data import datasets
 from metro_jax.data.pipeline import Source
 
 ROWS = 64  # of each split whose labels are compared
-OWN_PATHS = (
-  "data.data_dir",
-  "body.assets_dir",
-  "train.photographs",
-)  # a machine may have its own
 
 
 def setup(config: ConfigDict) -> dict[str, Any]:

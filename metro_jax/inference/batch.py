@@ -51,7 +51,7 @@ class Options(NamedTuple):
   """What to do with every picture."""
 
   outputs: Outputs
-  box_scale: float = 1.2
+  box_scale: float = photographs.BOX_SCALE
   focal_px: float = 0.0  # 0: the picture's diagonal
   contents: Contents = Contents()
   fit: Fitter | None = None  # gives every person a body model's parameters

@@ -56,8 +56,12 @@ class Fitted(NamedTuple):
     return np.concatenate([found.global_orient, found.body_pose], axis=1)
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """The parameters under smplx's names, and what the fit leaves."""
-    found = {name: array[0] for name, array in self.parameters._asdict().items()}
+    """The parameters of the one mesh under smplx's names, and what the fit leaves."""
+    return {name: array[0] for name, array in self.stacked().items()}
+
+  def stacked(self) -> dict[str, np.ndarray]:
+    """The same of all meshes, (b, ...)."""
+    found = self.parameters._asdict()
     if self.model.is_hand:
       found["hand_pose"] = found.pop("body_pose")
     return found

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from metro_jax.data import names
 Corners = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 Entry = list[Corners] | str  # boxes, or why they cannot be used
 Boxes = dict[str, Entry]  # by the name of the picture
-EXPECTED = "a list of [left, top, right, bottom] with left < right and top < bottom"
+_EXPECTED = "a list of [left, top, right, bottom] with left < right and top < bottom"
 _LARGEST = sys.float_info.max
 _MOST_SAID = 5
 
@@ -92,15 +92,30 @@ def say(lines: Sequence[str]) -> str:
 
 def _entry(place: str, boxes: Any) -> Entry:
   if not isinstance(boxes, list):
-    return f"{place}: expected {EXPECTED}, got {text_files.short(boxes)}"
+    return f"{place}: expected {_EXPECTED}, got {text_files.short(boxes)}"
+  try:
+    return corners(place, boxes)
+  except ValueError as error:
+    return str(error)
+
+
+def corners(place: str, boxes: Collection[Any]) -> list[Corners]:
+  """Takes boxes as somebody gave them.
+
+  Args:
+    place: They come from, for the error.
+    boxes: Left, top, right, bottom and perhaps a score each.
+
+  Raises:
+    ValueError: If one is no box.
+  """
   for box in boxes:
-    if not is_box(box):
-      return f"{place}: expected {EXPECTED}, got {text_files.short(box)}"
+    if not _is_box(box):
+      raise ValueError(f"{place}: expected {_EXPECTED}, got {text_files.short(box)}")
   return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1, *_ in boxes]
 
 
-def is_box(box: Any) -> bool:
-  """Returns whether something is left, top, right, bottom and perhaps a score."""
+def _is_box(box: Any) -> bool:
   return (
     isinstance(box, list | tuple | np.ndarray)
     and len(box) in (4, 5)

@@ -17,18 +17,17 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from metro_jax import compiled, text_files
+from metro_jax import compiled
+from metro_jax.body import hand
 from metro_jax.checkpoints import embedded, runs
 from metro_jax.inference import body_files, photographs, sources
 from metro_jax.inference.batch import Fitter
 from metro_jax.inference.body_files import Body, Fitted
-from metro_jax.inference.boxes import EXPECTED, Corners, is_box
+from metro_jax.inference.boxes import corners
 from metro_jax.inference.predictor import make_batch_predictor, make_fitter
 from metro_jax.rendering import mesh_files, overlay
 from metro_jax.rendering.overlay import Box
 
-BOX_SCALE = 1.2  # of the network's square, over a box's longer side
-SIDES = ("right", "left")
 Image: TypeAlias = UInt8[np.ndarray, "_ _ 3"]
 Rows: TypeAlias = Sequence[Sequence[float | int]] | np.ndarray  # boxes
 Picture: TypeAlias = str | os.PathLike[str] | np.ndarray  # a path, or RGB
@@ -160,8 +159,8 @@ class PeopleNetwork:
     self, run: runs.Run, side: str = "right", passes: int | None = None
   ) -> None:
     body = run.network.body
-    if side not in SIDES:
-      raise ValueError(f"side: expected one of {', '.join(SIDES)}, got {side!r}")
+    if side not in hand.SIDES:
+      raise ValueError(f"side: expected one of {', '.join(hand.SIDES)}, got {side!r}")
     if side == "left" and not body.is_hand:
       raise ValueError("side: expected right of a network of bodies, got left")
     self.config: ConfigDict = run.config
@@ -189,7 +188,9 @@ class PeopleNetwork:
     focal_px: float = ...,
   ) -> list[list[Person]]: ...
 
-  def __call__(self, image, boxes=None, *, box_scale=BOX_SCALE, focal_px=0.0):
+  def __call__(
+    self, image, boxes=None, *, box_scale=photographs.BOX_SCALE, focal_px=0.0
+  ):
     """Predicts everybody in one picture or in many.
 
     Args:
@@ -226,9 +227,10 @@ class PeopleNetwork:
     focal_px: float,
   ) -> list[list[Person]]:
     images = [_read(one) for one in given]
+    known = [None if some is None else corners("boxes", some) for some in boxes]
     squares = [
-      photographs.squares(image.shape[0], image.shape[1], _checked(some), box_scale)
-      for image, some in zip(images, boxes, strict=True)
+      photographs.squares(image.shape[0], image.shape[1], some, box_scale)
+      for image, some in zip(images, known, strict=True)
     ]
     places = [(n, box) for n, some in enumerate(squares) for box in some]
     bodies = self._predict([images[n] for n, _ in places], [box for _, box in places])
@@ -282,12 +284,3 @@ def _read(image: Picture) -> Image:
       + (f"{shape} {kind}" if kind is not None else type(image).__name__)
     )
   return np.asarray(image)
-
-
-def _checked(boxes: Rows | None) -> list[Corners] | None:
-  if boxes is None:
-    return None
-  for box in boxes:
-    if not is_box(box):
-      raise ValueError(f"boxes: expected {EXPECTED}, got {text_files.short(box)}")
-  return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1, *_ in boxes]

@@ -20,6 +20,7 @@ from metro_jax.inference.boxes import Corners
 from metro_jax.rendering.overlay import Box, whole_picture
 from metro_jax.text_files import one_line, printable
 
+BOX_SCALE = 1.2  # of the network's square, over a box's longer side
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Ours = Callable[[pathlib.Path], Callable[[str], bool]]
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"

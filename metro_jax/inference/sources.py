@@ -4,15 +4,12 @@ import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import flax.traverse_util
-import numpy as np
 from ml_collections import ConfigDict
 
 from metro_jax import config as base
-from metro_jax.checkpoints import runs
+from metro_jax.checkpoints import manifest, runs
 from metro_jax.models import setup
 from metro_jax.weights import weight_files
 
@@ -57,7 +54,7 @@ def _of_export(folder: pathlib.Path) -> runs.Run:
     )
   network = setup.build(config)
   like = setup.variable_shapes(network, config)
-  variables = _as_like(weight_files.read(path), like, path)
+  variables = manifest.fit(like, weight_files.read(path), str(path))
   return runs.Run(config, network, variables, facts["step"])
 
 
@@ -68,24 +65,6 @@ def _of_weights(source: Source, config: ConfigDict) -> runs.Run:
   like = setup.variable_shapes(network, config)
   variables = weight_files.load_metro(source, like).variables
   return runs.Run(config, network, variables, 0)
-
-
-def _as_like(
-  arrays: Mapping[str, np.ndarray], like: Mapping[str, Any], path: pathlib.Path
-) -> dict[str, Any]:
-  """Nests arrays by path, where names and shapes are a network's."""
-  wanted = flax.traverse_util.flatten_dict(dict(like), sep="/")
-  expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
-  got = {name: tuple(array.shape) for name, array in arrays.items()}
-  odd = [name for name in expected | got if expected.get(name) != got.get(name)]
-  if odd:
-    name = odd[0]
-    raise ValueError(
-      f"{path}: expected {name} of shape {expected.get(name)}, got {got.get(name)}; "
-      f"{len(odd)} of {len(expected)} arrays differ"
-    )
-  nested: dict[str, Any] = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-  return {**{name: {} for name in like}, **nested}
 
 
 def _read_config(config: Config) -> ConfigDict:

@@ -112,7 +112,7 @@ def write_track(
   found: Mapping[str, np.ndarray] = {}
   if fit is not None:
     fitted = _fit(arrays["vertices_m"], body, fit)
-    found = _arrays(fitted)
+    found = {**fitted.stacked(), "betas": fitted.parameters.betas[0]}
     _write_motion(folder / name, fitted, arrays["times_s"])
   with (
     files.replacing(folder / f"{name}.npz") as partial,
@@ -147,14 +147,6 @@ def _fit(vertices_m: np.ndarray, body: Body, fit: Fitter) -> Fitted:
 def _blocks(vertices_m: np.ndarray) -> Iterator[Float[np.ndarray, "b v 3"]]:
   for start in range(0, len(vertices_m), AT_A_TIME):
     yield vertices_m[start : start + AT_A_TIME].astype(np.float32)
-
-
-def _arrays(fitted: Fitted) -> dict[str, np.ndarray]:
-  found = fitted.parameters._asdict()
-  found["betas"] = found["betas"][0]
-  if fitted.model.is_hand:
-    found["hand_pose"] = found.pop("body_pose")
-  return found
 
 
 def _write_motion(

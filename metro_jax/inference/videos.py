@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -93,12 +93,7 @@ class Reader:
   def __enter__(self) -> "Reader":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc: object) -> None:
     self._container.close()
 
   def __iter__(self) -> Iterator[VideoFrame]:
@@ -207,13 +202,8 @@ class Writer:
   def __enter__(self) -> "Writer":
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    if kind is None and self._size is not None:
+  def __exit__(self, *exc: object) -> None:
+    if exc[0] is None and self._size is not None:
       self._container.mux(self._stream.encode())
     self._container.close()
 

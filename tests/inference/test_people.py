@@ -15,6 +15,7 @@ from metro_jax.checkpoints import runs
 from metro_jax.exporting import card
 from metro_jax.inference import sources
 from metro_jax.outputs import Outputs
+from metro_jax.weights import weight_files
 
 PHOTOGRAPHS = sorted(
   (pathlib.Path(__file__).parents[2] / "configs" / "photographs").glob("*.jpg")
@@ -133,7 +134,7 @@ def test_an_exported_folder_is_a_source(tmp_path, form):
   run = runs.load("embedded")
   if form == "stablehlo":  # its program is tested elsewhere; the files beside it matter
     with Outputs(tmp_path, "export").adding() as made:
-      export._write_npz(made / "parameters.npz", export.flatten(run.variables))
+      weight_files.write(made / "parameters.npz", export.flatten(run.variables))
       card.write(run, made, card.Choice(form))
   else:
     export.export(run, tmp_path, card.Choice(form))
